@@ -1,0 +1,99 @@
+/**
+ * Reading small files of a checkpoint with every failure turned into one line that names the file. Sizes are bounded before
+ * anything is allocated, and only regular files are opened, so that a pipe or a device cannot hang the reader.
+ */
+import { type FileHandle, open, stat } from 'node:fs/promises';
+import path from 'node:path';
+import { InputError, quote } from '../errors.ts';
+
+/** `dflash/config.json` rather than a whole path: the last `parts` components. */
+export function shortName(file: string, parts = 1): string {
+  return file.split(path.sep).slice(-parts).join('/');
+}
+
+export async function fileExists(file: string): Promise<boolean> {
+  try {
+    return (await stat(file)).isFile();
+  } catch {
+    return false;
+  }
+}
+
+function reason(error: unknown): string {
+  const code = (error as NodeJS.ErrnoException).code;
+  if (code === 'ENOENT' || code === 'ENOTDIR') return 'not found';
+  if (code === 'EACCES' || code === 'EPERM') return 'permission denied';
+  if (code === 'EISDIR') return 'is a directory';
+  return `cannot be read (${code ?? 'unknown error'})`;
+}
+
+/** Opens a regular file for reading, runs `use` and closes it. Throws InputError if it is missing or not a file. */
+export async function withFile<T>(
+  file: string,
+  label: string,
+  use: (handle: FileHandle, size: number) => Promise<T>,
+): Promise<T> {
+  let handle: FileHandle;
+  let size: number;
+  try {
+    const status = await stat(file);
+    if (!status.isFile()) throw new InputError(`${label}: not a regular file`);
+    size = status.size;
+    handle = await open(file, 'r');
+  } catch (error) {
+    if (error instanceof InputError) throw error;
+    throw new InputError(`${label}: ${reason(error)}`);
+  }
+  try {
+    return await use(handle, size);
+  } catch (error) {
+    if (error instanceof InputError) throw error;
+    if ((error as NodeJS.ErrnoException).syscall !== undefined) throw new InputError(`${label}: ${reason(error)}`);
+    throw error;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Reads exactly `length` bytes at `position`; InputError if the file ends before. */
+export async function readExactly(
+  handle: FileHandle,
+  position: number,
+  length: number,
+  label: string,
+): Promise<Buffer> {
+  const buffer = Buffer.alloc(length);
+  let filled = 0;
+  while (filled < length) {
+    const { bytesRead } = await handle.read(buffer, filled, length - filled, position + filled);
+    if (bytesRead === 0) throw new InputError(`${label}: truncated, the file ends at byte ${position + filled}`);
+    filled += bytesRead;
+  }
+  return buffer;
+}
+
+export async function readWhole(file: string, label: string, maxBytes: number): Promise<Buffer> {
+  return withFile(file, label, async (handle, size) => {
+    if (size > maxBytes) throw new InputError(`${label}: ${size} bytes, more than the ${maxBytes} a file of this kind may have`);
+    return readExactly(handle, 0, size, label);
+  });
+}
+
+/** Decodes UTF-8 strictly and parses JSON; InputError names the file. */
+export function parseJson(bytes: Uint8Array, label: string): unknown {
+  let text: string;
+  try {
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new InputError(`${label}: not valid UTF-8`);
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new InputError(`${label}: not valid JSON (${quote((error as Error).message)})`);
+  }
+}
+
+export function isPlainObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
