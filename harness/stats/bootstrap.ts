@@ -1,0 +1,98 @@
+/**
+ * Bias-corrected and accelerated bootstrap (Efron 1987, "Better bootstrap confidence intervals") over clusters. A
+ * cluster is a prompt: tokens and rounds of one prompt are correlated and never resampled apart.
+ */
+import { quantileSorted } from 'simple-statistics';
+import { normalCdf, normalQuantile } from './chisquare.ts';
+import { Random } from './philox.ts';
+
+export interface BootstrapOptions {
+  readonly resamples: number;
+  readonly level: number;
+  readonly seed: string;
+}
+
+export const DEFAULT_BOOTSTRAP: BootstrapOptions = { resamples: 2000, level: 0.95, seed: '1' };
+
+/** A statistic of a multiset of clusters, given as indices into the sample. May be NaN when it is undefined there. */
+export type ClusterStatistic = (indices: ArrayLike<number>) => number;
+
+/** Two-sided BCa interval of `statistic` over `clusters` >= 2 clusters; null when it is undefined on the sample. */
+export function bcaInterval(
+  clusters: number,
+  statistic: ClusterStatistic,
+  options: BootstrapOptions = DEFAULT_BOOTSTRAP,
+): { readonly low: number; readonly high: number } | null {
+  if (clusters < 2) return null;
+  const all = Uint32Array.from({ length: clusters }, (_, i) => i);
+  const observed = statistic(all);
+  if (!Number.isFinite(observed)) return null;
+
+  const random = new Random(options.seed, 0xb007);
+  const draws: number[] = [];
+  const indices = new Uint32Array(clusters);
+  for (let b = 0; b < options.resamples; b++) {
+    for (let i = 0; i < clusters; i++) indices[i] = random.below(clusters);
+    const value = statistic(indices);
+    if (Number.isFinite(value)) draws.push(value);
+  }
+  if (draws.length < options.resamples / 2) return null;
+  draws.sort((a, b) => a - b);
+  if (draws[0] === draws[draws.length - 1]) return { low: draws[0]!, high: draws[0]! };
+
+  // Ties with the observed value count half, so a lattice statistic is not pushed to one side.
+  let below = 0;
+  for (const value of draws) below += value < observed ? 1 : value === observed ? 0.5 : 0;
+  const share = Math.min(Math.max(below / draws.length, 0.5 / draws.length), 1 - 0.5 / draws.length);
+  const bias = normalQuantile(share);
+  const acceleration = jackknifeAcceleration(clusters, statistic);
+
+  const at = (p: number): number => {
+    const z = bias + normalQuantile(p);
+    const adjusted = normalCdf(bias + z / (1 - acceleration * z));
+    return quantileSorted(draws, Math.min(1, Math.max(0, adjusted)));
+  };
+  const tail = (1 - options.level) / 2;
+  return { low: at(tail), high: at(1 - tail) };
+}
+
+function jackknifeAcceleration(clusters: number, statistic: ClusterStatistic): number {
+  const leaveOneOut: number[] = [];
+  const rest = new Uint32Array(clusters - 1);
+  for (let omitted = 0; omitted < clusters; omitted++) {
+    for (let i = 0; i < clusters - 1; i++) rest[i] = i < omitted ? i : i + 1;
+    const value = statistic(rest);
+    if (Number.isFinite(value)) leaveOneOut.push(value);
+  }
+  const centre = leaveOneOut.reduce((a, b) => a + b, 0) / leaveOneOut.length;
+  let squares = 0;
+  let cubes = 0;
+  for (const value of leaveOneOut) {
+    const d = centre - value;
+    squares += d * d;
+    cubes += d * d * d;
+  }
+  return squares === 0 ? 0 : cubes / (6 * squares ** 1.5);
+}
+
+/** The statistic sum(numerator) / sum(denominator). */
+export function ratioOfSums(numerator: ArrayLike<number>, denominator: ArrayLike<number>): ClusterStatistic {
+  return (indices) => {
+    let top = 0;
+    let bottom = 0;
+    for (let i = 0; i < indices.length; i++) {
+      top += numerator[indices[i]!]!;
+      bottom += denominator[indices[i]!]!;
+    }
+    return top / bottom;
+  };
+}
+
+/** The statistic mean(values). */
+export function meanOf(values: ArrayLike<number>): ClusterStatistic {
+  return (indices) => {
+    let sum = 0;
+    for (let i = 0; i < indices.length; i++) sum += values[indices[i]!]!;
+    return sum / indices.length;
+  };
+}
