@@ -74,7 +74,8 @@ export async function readExactly(
 
 export async function readWhole(file: string, label: string, maxBytes: number): Promise<Buffer> {
   return withFile(file, label, async (handle, size) => {
-    if (size > maxBytes) throw new InputError(`${label}: ${size} bytes, more than the ${maxBytes} a file of this kind may have`);
+    if (size > maxBytes)
+      throw new InputError(`${label}: ${size} bytes, more than the ${maxBytes} a file of this kind may have`);
     return readExactly(handle, 0, size, label);
   });
 }

@@ -1,0 +1,94 @@
+/**
+ * The door of this folder: a directory in, a checked plan out. Reads configs, shard headers and the mask sidecar; every fault of
+ * the files is an InputError with one line that names the file or the tensor.
+ */
+import { stat } from 'node:fs/promises';
+import path from 'node:path';
+import { InputError, quote } from '../errors.ts';
+import { parseConfig, parseGenerationConfig } from './config.ts';
+import { digestFiles } from './digest.ts';
+import { readDraft } from './draft.ts';
+import { fileExists, parseJson, readWhole } from './files.ts';
+import { checkTargetLayout } from './layout.ts';
+import { readShards } from './shards.ts';
+import type { Checkpoint } from './types.ts';
+import { checkTensorValues } from './values.ts';
+
+export type {
+  AttentionPlan,
+  Checkpoint,
+  DraftPlan,
+  DType,
+  LayerPlan,
+  LinearFormat,
+  TensorMap,
+  TensorRecord,
+} from './types.ts';
+
+const MAX_CONFIG_BYTES = 16_000_000;
+
+/** Opens a checkpoint of the family in the published layout. Throws InputError. */
+export async function openCheckpoint(directory: string): Promise<Checkpoint> {
+  await requireDirectory(directory);
+  const config = parseConfig(await readJson(directory, 'config.json'));
+  const { tensors, files } = await readShards(directory, '');
+  const formats = checkTargetLayout(config, tensors);
+  const draft = await readDraft(directory, config);
+  return {
+    directory,
+    architecture: config.architecture,
+    hidden: config.hidden,
+    vocab: config.vocab,
+    eps: config.eps,
+    valueScale: config.valueScale,
+    experts: config.experts,
+    topK: config.topK,
+    normTopK: config.normTopK,
+    routedScale: config.routedScale,
+    maxContext: config.maxContext,
+    layers: config.layers,
+    headTensor: config.tied ? 'model.embed_tokens.weight' : 'lm_head.weight',
+    activationsDefault: config.activationsDefault,
+    eosIds: await readEosIds(directory, config.vocab, config.eosIds),
+    formats,
+    tensors,
+    draft: draft?.plan ?? null,
+    weightsDigest: () => digestFiles(files),
+    draftDigest: async () => (draft === null ? 'none' : digestFiles(draft.files)),
+    checkValues: async () => {
+      await checkTensorValues(tensors, '');
+      if (draft !== null) await checkTensorValues(draft.plan.tensors, 'dflash/');
+    },
+  };
+}
+
+/** The numerics id of a run on this checkpoint; equal strings mean the arithmetic is the same. */
+export function describeNumerics(checkpoint: Checkpoint, activations: 'fp8' | 'bf16') {
+  const { experts, linears, rest } = checkpoint.formats;
+  const act = activations === 'fp8' ? 'fp8-1x128' : 'bf16';
+  const kv = 'bf16';
+  return {
+    id: `experts=${experts};linears=${linears};act=${act};kv=${kv};rest=${rest};sum=fp32`,
+    experts,
+    linears,
+    activations: act,
+    kv,
+  };
+}
+
+async function requireDirectory(directory: string): Promise<void> {
+  const status = await stat(directory).catch(() => null);
+  if (status === null) throw new InputError(`checkpoint ${quote(directory)}: not found`);
+  if (!status.isDirectory()) throw new InputError(`checkpoint ${quote(directory)}: not a directory`);
+}
+
+async function readJson(directory: string, name: string): Promise<unknown> {
+  return parseJson(await readWhole(path.join(directory, name), name, MAX_CONFIG_BYTES), name);
+}
+
+/** generation_config.json decides where it names any, as in the published serving stacks; else config.json. */
+async function readEosIds(directory: string, vocab: number, fromConfig: readonly number[]): Promise<readonly number[]> {
+  const name = 'generation_config.json';
+  if (!(await fileExists(path.join(directory, name)))) return fromConfig;
+  return parseGenerationConfig(await readJson(directory, name), vocab) ?? fromConfig;
+}
