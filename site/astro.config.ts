@@ -1,0 +1,41 @@
+/**
+ * A static page with nothing to fetch: styles are inlined, images are not processed, charts are SVG text.
+ * KILOTOKEN_REPORT names the report.json to show, or a folder of runs; without it the newest of ../results is shown.
+ */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { AstroIntegration } from 'astro';
+import { defineConfig, passthroughImageService } from 'astro/config';
+import { glossaryHeadings } from './src/lib/glossary.ts';
+
+// Astro asks its environment for this at every event, so setting it here is early enough for all but its first notice.
+process.env.ASTRO_TELEMETRY_DISABLED ??= '1';
+
+const results = fileURLToPath(new URL('../results', import.meta.url));
+const source = process.env.KILOTOKEN_REPORT ? resolve(process.env.KILOTOKEN_REPORT) : results;
+
+/**
+ * LIMIT: with an --outDir outside the working directory Astro 5 stages its output in ./.astro, removes that folder when
+ * nothing but pages was staged, and then fails to read it. A type file keeps the folder; Astro removes it with the rest.
+ */
+const keepStagingFolder: AstroIntegration = {
+  name: 'keep-staging-folder',
+  hooks: {
+    'astro:build:generated': async () => {
+      await mkdir('.astro', { recursive: true });
+      await writeFile('.astro/keep.d.ts', '');
+    },
+  },
+};
+
+export default defineConfig({
+  integrations: [keepStagingFolder],
+  output: 'static',
+  compressHTML: true,
+  devToolbar: { enabled: false },
+  image: { service: passthroughImageService() },
+  build: { inlineStylesheets: 'always', format: 'file' },
+  markdown: { syntaxHighlight: false, smartypants: false, remarkPlugins: [glossaryHeadings] },
+  vite: { define: { REPORT_SOURCE: JSON.stringify(source) } },
+});

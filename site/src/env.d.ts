@@ -1,0 +1,4 @@
+/// <reference types="astro/client" />
+
+/** Absolute path of the report.json or folder of runs to show; set in astro.config.ts. */
+declare const REPORT_SOURCE: string;

@@ -1,0 +1,285 @@
+/**
+ * The page's charts: Vega-Lite specifications rendered to SVG text while the page is built. Colours are CSS variables of
+ * styles/tokens.css, so one drawing reads on light and dark; text takes the page's own font. Every chart is drawn twice,
+ * for a wide and a narrow column, because scaled-down text cannot be read on a phone.
+ *
+ * LIMIT: text widths are estimated without a browser, so margins are fixed rather than fitted.
+ */
+import { parse, resetSVGDefIds, View } from 'vega';
+import { compile, type TopLevelSpec } from 'vega-lite';
+import type { AcceptanceRow, Measured, SpeedRow } from '../../../harness/report/schema.ts';
+import { fixed } from './format.ts';
+import { acceptanceGroups, distinct, speedLabel } from './tables.ts';
+
+export interface Drawing {
+  readonly wide: string;
+  readonly narrow: string;
+}
+
+interface Room {
+  /** Width of the whole drawing, px. */
+  readonly width: number;
+  /** Width of the column of row labels, px. */
+  readonly labels: number;
+  /** Panels side by side in small multiples. */
+  readonly columns: number;
+}
+
+const WIDE: Room = { width: 700, labels: 190, columns: 4 };
+const NARROW: Room = { width: 340, labels: 112, columns: 2 };
+
+const FONT = 12;
+const STEP = 22;
+
+/** Colour, point shape and dash tell series apart three times over. Must match `.key-*` in components/Series.astro. */
+export const SERIES = [
+  { colour: 'var(--series-1)', shape: 'circle', dash: [1, 0] },
+  { colour: 'var(--series-2)', shape: 'square', dash: [6, 3] },
+  { colour: 'var(--series-3)', shape: 'triangle-up', dash: [2, 2] },
+  { colour: 'var(--series-4)', shape: 'diamond', dash: [8, 2, 2, 2] },
+  { colour: 'var(--series-5)', shape: 'triangle-down', dash: [4, 4] },
+  { colour: 'var(--series-6)', shape: 'cross', dash: [1, 3] },
+] as const;
+
+const CONFIG = {
+  aria: false,
+  background: 'transparent',
+  font: 'sans-serif',
+  padding: 2,
+  view: { stroke: null },
+  axis: {
+    labelColor: 'var(--ink)',
+    titleColor: 'var(--soft)',
+    titleFontWeight: 'normal',
+    labelFontSize: FONT,
+    titleFontSize: FONT,
+    domainColor: 'var(--line)',
+    tickColor: 'var(--line)',
+    gridColor: 'var(--grid)',
+    labelFlush: false,
+    titlePadding: 8,
+  },
+  axisY: { domain: false, ticks: false, labelPadding: 8 },
+  header: {
+    labelColor: 'var(--ink)',
+    labelFontSize: FONT + 1,
+    labelFontWeight: 'bold',
+    labelPadding: 6,
+    title: null,
+  },
+  facet: { spacing: 18 },
+} as const;
+
+/** Measured value with its interval as `[low, high]`; null where nothing was measured. */
+function point(m: Measured): { value: number; low: number; high: number } | null {
+  if (m.state !== 'measured') return null;
+  return { value: m.value, low: m.interval?.low ?? m.value, high: m.interval?.high ?? m.value };
+}
+
+async function draw(spec: (room: Room) => unknown): Promise<Drawing> {
+  return { wide: await svg(spec(WIDE)), narrow: await svg(spec(NARROW)) };
+}
+
+async function svg(spec: unknown): Promise<string> {
+  resetSVGDefIds();
+  const compiled = compile({ ...(spec as TopLevelSpec), config: CONFIG } as TopLevelSpec).spec;
+  const view = new View(parse(compiled), { renderer: 'none' });
+  const text = await view.toSVG();
+  view.finalize();
+  // The figure names the drawing for assistive technology; inside it there is nothing to walk through.
+  return text.replace('<svg ', '<svg aria-hidden="true" focusable="false" ').replace(/ xmlns:xlink="[^"]*"/, '');
+}
+
+/** Row panels by scenario, one line per label, a shared quantitative axis below. */
+function rowPanels(
+  room: Room,
+  values: readonly Record<string, unknown>[],
+  order: { scenarios: readonly string[]; labels: readonly string[] },
+  layer: readonly unknown[],
+): unknown {
+  return {
+    data: { values },
+    facet: {
+      row: {
+        field: 'scenario',
+        type: 'nominal',
+        sort: order.scenarios,
+        header: { labelAngle: 0, labelOrient: 'top', labelAnchor: 'start', labelAlign: 'left' },
+      },
+    },
+    spec: {
+      width: room.width - room.labels - 24,
+      height: { step: STEP },
+      encoding: {
+        y: {
+          field: 'label',
+          type: 'nominal',
+          sort: order.labels,
+          title: null,
+          axis: { minExtent: room.labels, maxExtent: room.labels, labelLimit: room.labels - 8 },
+        },
+      },
+      layer,
+    },
+  };
+}
+
+/** Acceptance length per scenario: measured with interval, n-gram baseline, published figure. */
+export function acceptanceChart(rows: readonly AcceptanceRow[]): Promise<Drawing> {
+  const groups = acceptanceGroups(rows);
+  const most = Math.max(2, ...rows.map((row) => row.blockSize));
+  const values = groups.flatMap((group) =>
+    group.rows.map((row) => ({
+      scenario: row.scenario,
+      label: group.label,
+      ...point(row.rawMicro),
+      ngram: point(row.ngramBaseline)?.value ?? null,
+      published: row.published?.value ?? null,
+    })),
+  );
+  const order = { scenarios: distinct(rows.map((row) => row.scenario)), labels: groups.map((g) => g.label) };
+  const x = {
+    type: 'quantitative',
+    scale: { domain: [1, most], zero: false, nice: false },
+    axis: { tickMinStep: 1, format: 'd', title: 'tokens per verify step' },
+  };
+  return draw((room) =>
+    rowPanels(room, values, order, [
+      {
+        mark: { type: 'tick', thickness: 3, size: STEP, color: 'var(--published)' },
+        encoding: { x: { ...x, field: 'published' } },
+      },
+      {
+        mark: { type: 'point', shape: 'diamond', size: 60, strokeWidth: 1.5, color: 'var(--soft)', filled: false, opacity: 1 },
+        encoding: { x: { ...x, field: 'ngram' } },
+      },
+      {
+        mark: { type: 'rule', strokeWidth: 2, color: 'var(--series-1)' },
+        encoding: { x: { ...x, field: 'low' }, x2: { field: 'high' } },
+      },
+      {
+        mark: { type: 'point', size: 60, filled: true, color: 'var(--series-1)', opacity: 1 },
+        encoding: { x: { ...x, field: 'value' } },
+      },
+    ]),
+  );
+}
+
+/** Share of rounds that accepted at least i drafts, one panel a scenario, one line a group. */
+export function survivalChart(rows: readonly AcceptanceRow[]): Promise<Drawing> {
+  const groups = acceptanceGroups(rows);
+  const labels = groups.map((g) => g.label);
+  const values = groups.flatMap((group) =>
+    group.rows.flatMap((row) =>
+      row.survival.map((share, i) => ({ scenario: row.scenario, label: group.label, position: i + 1, share })),
+    ),
+  );
+  const last = Math.max(2, ...rows.map((row) => row.survival.length));
+  const pick = <K extends keyof (typeof SERIES)[number]>(key: K) => labels.map((_, i) => SERIES[i % SERIES.length]?.[key]);
+  return draw((room) => ({
+    data: { values },
+    facet: {
+      field: 'scenario',
+      type: 'nominal',
+      sort: distinct(rows.map((row) => row.scenario)),
+      header: { labelAnchor: 'start' },
+    },
+    columns: room.columns,
+    spec: {
+      width: (room.width - 48) / room.columns - 22,
+      height: 130,
+      mark: { type: 'line', point: { size: 34, filled: true, opacity: 1 }, strokeWidth: 1.5 },
+      encoding: {
+        x: {
+          field: 'position',
+          type: 'quantitative',
+          scale: { domain: [1, last], zero: false, nice: false },
+          axis: { tickMinStep: 1, format: 'd', title: 'draft position', grid: false },
+        },
+        y: {
+          field: 'share',
+          type: 'quantitative',
+          scale: { domain: [0, 1] },
+          axis: { values: [0, 0.5, 1], title: null },
+        },
+        color: { field: 'label', type: 'nominal', legend: null, scale: { domain: labels, range: pick('colour') } },
+        shape: { field: 'label', type: 'nominal', legend: null, scale: { domain: labels, range: pick('shape') } },
+        strokeDash: { field: 'label', type: 'nominal', legend: null, scale: { domain: labels, range: pick('dash') } },
+      },
+    },
+  }));
+}
+
+/** Rounds by accepted drafts for the rows of one group, one panel a scenario. Bars stand on zero. */
+export function histogramChart(rows: readonly AcceptanceRow[]): Promise<Drawing> {
+  const values = rows.flatMap((row) =>
+    row.histogram.map((rounds, accepted) => ({ scenario: row.scenario, accepted, rounds })),
+  );
+  return draw((room) => ({
+    data: { values },
+    facet: {
+      field: 'scenario',
+      type: 'nominal',
+      sort: distinct(rows.map((row) => row.scenario)),
+      header: { labelAnchor: 'start' },
+    },
+    columns: room.columns,
+    spec: {
+      width: (room.width - 48) / room.columns - 22,
+      height: 90,
+      mark: { type: 'bar', color: 'var(--series-1)', width: { band: 0.78 } },
+      encoding: {
+        x: { field: 'accepted', type: 'ordinal', axis: { labelAngle: 0, title: 'accepted drafts', ticks: false } },
+        y: { field: 'rounds', type: 'quantitative', axis: { tickCount: 3, title: null, format: '~s' } },
+      },
+    },
+  }));
+}
+
+/** Decode tokens per second with and without speculation; the speed-up, where there is one, stands at the bar's end. */
+export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
+  const values = rows.map((row) => {
+    const speedup = point(row.speedup);
+    const speed = point(row.decodeTokensPerSecond);
+    return {
+      scenario: row.scenario,
+      label: speedLabel(row, rows),
+      on: row.speculation,
+      ...speed,
+      times: row.speculation && speedup && speed ? `${fixed(speedup.value, 2)}\u00d7` : '',
+    };
+  });
+  const order = {
+    scenarios: distinct(rows.map((row) => row.scenario)),
+    labels: distinct(values.map((row) => row.label)),
+  };
+  const x = {
+    type: 'quantitative',
+    scale: { zero: true, nice: true },
+    axis: { title: 'decode tokens per second', tickCount: 5, format: '~s' },
+  };
+  return draw((room) =>
+    rowPanels(room, values, order, [
+      {
+        mark: { type: 'bar', height: 12 },
+        encoding: {
+          x: { ...x, field: 'value' },
+          color: {
+            field: 'on',
+            type: 'nominal',
+            legend: null,
+            scale: { domain: [false, true], range: ['var(--neutral)', 'var(--series-1-soft)'] },
+          },
+        },
+      },
+      {
+        mark: { type: 'rule', strokeWidth: 2, color: 'var(--ink)' },
+        encoding: { x: { ...x, field: 'low' }, x2: { field: 'high' } },
+      },
+      {
+        mark: { type: 'text', align: 'left', dx: 6, fontSize: FONT, color: 'var(--ink)' },
+        encoding: { x: { ...x, field: 'high' }, text: { field: 'times' } },
+      },
+    ]),
+  );
+}

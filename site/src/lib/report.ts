@@ -1,0 +1,210 @@
+/**
+ * Reads one report.json and refuses what the page cannot set in type: bad JSON, another schema version, a missing or
+ * mistyped field. Refusal is one sentence that names the file and the place in it.
+ */
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import type {
+  AcceptanceRow,
+  ClaimRow,
+  EngineRow,
+  Interval,
+  Measured,
+  Outcome,
+  Report,
+  SpeedRow,
+  Verdict,
+  Warning,
+} from '../../../harness/report/schema.ts';
+import { byState, type Check, flag, integer, listOf, nullable, number, object, oneOf, text } from './shape.ts';
+
+const SCHEMA = 'kilotoken/report@1' satisfies Report['schema'];
+
+export class ReportError extends Error {
+  override readonly name = 'ReportError';
+}
+
+const outcome = oneOf(
+  'consistent',
+  'refuted',
+  'inconclusive',
+  'not testable here',
+  'internally inconsistent',
+) satisfies Check<Outcome>;
+
+const warning = object<Warning>({
+  code: oneOf(
+    'short-run',
+    'few-prompts',
+    'synthetic-weights',
+    'synthetic-acceptance',
+    'defects-compiled-in',
+    'foreign-load',
+    'no-correctness-verdict',
+    'dirty-tree',
+    'repetitive-output',
+  ),
+  text,
+});
+
+const interval = object<Interval>({ low: number, high: number, level: number, method: text });
+
+const measured = byState<Measured>({
+  measured: object({
+    state: oneOf('measured'),
+    value: number,
+    unit: text,
+    interval: nullable(interval),
+    n: integer,
+    of: text,
+    warnings: listOf(warning),
+  }),
+  'not yet measured': object({ state: oneOf('not yet measured'), reason: text }),
+});
+
+const verdict = object<Verdict>({
+  id: text,
+  question: text,
+  outcome,
+  evidence: text,
+  wouldHaveCaught: nullable(text),
+  n: integer,
+  of: text,
+  engines: listOf(text),
+  scenarios: listOf(text),
+  warnings: listOf(warning),
+});
+
+const acceptanceRow = object<AcceptanceRow>({
+  engine: text,
+  scenario: text,
+  decoding: text,
+  rule: text,
+  blockSize: integer,
+  prompts: integer,
+  rounds: integer,
+  rawMicro: measured,
+  rawMacro: measured,
+  keptMicro: measured,
+  keptMacro: measured,
+  survival: listOf(number),
+  histogram: listOf(integer),
+  ngramBaseline: measured,
+  repetition: measured,
+  published: nullable(object({ value: number, source: text })),
+});
+
+const speedRow = object<SpeedRow>({
+  engine: text,
+  scenario: text,
+  decoding: text,
+  speculation: flag,
+  rule: text,
+  blockSize: integer,
+  decodeTokensPerSecond: measured,
+  stepMs: measured,
+  prefillTokensPerSecond: measured,
+  speedup: measured,
+});
+
+const engineRow = object<EngineRow>({
+  name: text,
+  weightsDigest: text,
+  draftDigest: text,
+  numerics: text,
+  device: text,
+  topology: text,
+  tensorParallel: integer,
+  blockSize: integer,
+  rule: text,
+  buildDigest: text,
+  vocabSize: integer,
+  maxContext: integer,
+  defects: listOf(text),
+  syntheticAcceptance: nullable(text),
+});
+
+const claimRow = object<ClaimRow>({
+  id: text,
+  claim: text,
+  source: text,
+  outcome: oneOf(
+    'consistent',
+    'refuted',
+    'inconclusive',
+    'not testable here',
+    'internally inconsistent',
+    'not yet measured',
+  ),
+  finding: text,
+});
+
+const report = object<Report>({
+  $schema: text,
+  schema: oneOf(SCHEMA),
+  run: object({
+    id: text,
+    title: text,
+    startedAt: text,
+    seconds: number,
+    command: text,
+    seed: text,
+    commit: text,
+    dirty: flag,
+    publishable: flag,
+    notPublishableBecause: listOf(text),
+  }),
+  machine: object({ cpu: text, cores: integer, memoryGiB: number, os: text, node: text, gpus: listOf(text) }),
+  model: object({ kind: oneOf('nano', 'pro-synthetic', 'real'), name: text, note: text }),
+  engines: listOf(engineRow),
+  suites: listOf(object({ scenario: text, prompts: integer, promptTokens: integer, digest: text })),
+  verdicts: listOf(verdict),
+  acceptance: listOf(acceptanceRow),
+  speed: listOf(speedRow),
+  claims: listOf(claimRow),
+  warnings: listOf(warning),
+  files: listOf(object({ path: text, sha256: text, bytes: integer })),
+});
+
+/** Checks the text of a report.json. `name` stands in the message. Throws ReportError. */
+export function parseReport(json: string, name: string): Report {
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch (error) {
+    throw new ReportError(`${name} is not JSON: ${(error as Error).message}`);
+  }
+  const schema = (value as { schema?: unknown } | null)?.schema;
+  if (schema !== SCHEMA) {
+    const found = schema === undefined ? 'no schema field' : `schema ${JSON.stringify(schema)}`;
+    throw new ReportError(`${name} cannot be shown: it has ${found}, and this page reads "${SCHEMA}" only`);
+  }
+  try {
+    return report(value, 'report');
+  } catch (error) {
+    throw new ReportError(`${name} cannot be shown: ${(error as Error).message}`);
+  }
+}
+
+/**
+ * The report to show. `path` is a report.json, or a folder with one run per subfolder, of which the newest by its own
+ * `run.startedAt` is taken (file times do not survive a clone). Null when a folder, or no folder, holds no report.
+ */
+export function readReport(path: string): { report: Report; json: string } | null {
+  if (existsSync(path) && statSync(path).isFile()) return readFile(path);
+  if (path.endsWith('.json')) throw new ReportError(`${path} does not exist`);
+  if (!existsSync(path)) return null;
+  const runs = readdirSync(path)
+    .map((entry) => join(path, entry, 'report.json'))
+    .filter((file) => existsSync(file))
+    .map(readFile)
+    .sort((a, b) => order(a.report.run.startedAt, b.report.run.startedAt) || order(a.report.run.id, b.report.run.id));
+  return runs.at(-1) ?? null;
+}
+
+function readFile(path: string): { report: Report; json: string } {
+  const json = readFileSync(path, 'utf8');
+  return { report: parseReport(json, path), json };
+}
+
+const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);

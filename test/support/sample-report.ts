@@ -1,0 +1,228 @@
+/**
+ * A SYNTHETIC report for tests of the page. Every number in it is made up; none was measured. It is consistent with itself
+ * (averages follow from histograms) and holds what is awkward to print: losses, gaps, warnings, several decodings.
+ */
+import type {
+  AcceptanceRow,
+  Measured,
+  Report,
+  SpeedRow,
+  Warning,
+} from '../../harness/report/schema.ts';
+
+const SCENARIOS = ['coding', 'math', 'agent', 'chat'] as const;
+const PUBLISHED: Readonly<Record<string, number>> = { coding: 6.3, math: 5.56, agent: 4.29 };
+const SOURCE = 'vendor announcement, 8 June 2026';
+const METHOD = 'BCa bootstrap by prompt, 2000 resamples, seed 1';
+const DECODINGS = [
+  { decoding: 'greedy', rule: 'match', strength: 0 },
+  { decoding: 'temperature 1', rule: 'match', strength: -0.07 },
+  { decoding: 'temperature 1', rule: 'coupled', strength: -0.05 },
+  { decoding: 'temperature 1', rule: 'reject', strength: -0.03 },
+] as const;
+const KEEP: Readonly<Record<string, number>> = { coding: 0.9, math: 0.86, agent: 0.82, chat: 0.55 };
+
+const digest = (digit: string): string => `sha256:${digit.repeat(64)}`;
+
+function measured(value: number, unit: string, halfWidth: number | null, warnings: Warning[] = []): Measured {
+  const interval =
+    halfWidth === null ? null : { low: value - halfWidth, high: value + 1.1 * halfWidth, level: 0.95, method: METHOD };
+  return { state: 'measured', value, unit, interval, n: 64, of: 'prompts', warnings };
+}
+
+const missing = (reason: string): Measured => ({ state: 'not yet measured', reason });
+
+function acceptanceRow(scenario: string, d: (typeof DECODINGS)[number]): AcceptanceRow {
+  const keep = (KEEP[scenario] ?? 0.5) + d.strength;
+  const rounds = 1200;
+  const survival = Array.from({ length: 7 }, (_, i) => keep ** (i + 1));
+  const reached = [1, ...survival, 0];
+  const histogram = Array.from({ length: 8 }, (_, a) => Math.round(rounds * ((reached[a] ?? 0) - (reached[a + 1] ?? 0))));
+  const raw = 1 + survival.reduce((sum, s) => sum + s, 0);
+  const repetitive: Warning[] =
+    scenario === 'math' && d.decoding === 'greedy'
+      ? [{ code: 'repetitive-output', text: '11 of 64 outputs end in a verbatim loop' }]
+      : [];
+  const unit = 'tokens per verify step';
+  return {
+    engine: 'sample-engine',
+    scenario,
+    decoding: d.decoding,
+    rule: d.rule,
+    blockSize: 8,
+    prompts: 64,
+    rounds,
+    rawMicro: measured(raw, unit, 0.17, repetitive),
+    rawMacro: measured(raw + 0.04321, unit, 0.18),
+    keptMicro: measured(raw - 0.05123, unit, 0.16),
+    keptMacro: measured(raw - 0.01987, unit, 0.17),
+    survival,
+    histogram,
+    ngramBaseline: scenario === 'chat' ? missing('outputs too short for a lookup') : measured(1.3127 + keep / 3, unit, 0.05),
+    repetition: measured(scenario === 'math' ? 0.17231 : 0.00417, 'share', 0.003),
+    published: PUBLISHED[scenario] === undefined ? null : { value: PUBLISHED[scenario], source: SOURCE },
+  };
+}
+
+function speedRows(scenario: string, d: (typeof DECODINGS)[number]): SpeedRow[] {
+  const off = 171.38;
+  const times = scenario === 'chat' ? 0.9134 : 1.4 + 2 * ((KEEP[scenario] ?? 0) + d.strength - 0.5);
+  const shared = { engine: 'sample-engine', scenario, decoding: d.decoding, rule: d.rule };
+  const short: Warning[] = [{ code: 'short-run', text: '31 s measured; 600 s are wanted' }];
+  return [
+    {
+      ...shared,
+      speculation: false,
+      blockSize: 1,
+      decodeTokensPerSecond: measured(off, 'tokens/s', 2.3, short),
+      stepMs: measured(1000 / off, 'ms', 0.08),
+      prefillTokensPerSecond: measured(1312.77, 'tokens/s', null),
+      speedup: missing('this row is the baseline'),
+    },
+    {
+      ...shared,
+      speculation: true,
+      blockSize: 8,
+      decodeTokensPerSecond: measured(off * times, 'tokens/s', 6.1, short),
+      stepMs: measured(14.1377, 'ms', 0.31),
+      prefillTokensPerSecond: measured(1298.02, 'tokens/s', null),
+      speedup: measured(times, 'times', 0.0441),
+    },
+  ];
+}
+
+const engine = {
+  weightsDigest: digest('a'),
+  draftDigest: digest('b'),
+  numerics: 'experts=mxfp4;linears=fp8-128x128;act=fp8-1x128;kv=bf16;rest=bf16;sum=fp32',
+  device: 'sample processor',
+  topology: '1 process, 2 threads',
+  tensorParallel: 1,
+  buildDigest: digest('c'),
+  vocabSize: 1024,
+  maxContext: 2048,
+  defects: [],
+  syntheticAcceptance: null,
+};
+
+export function sampleReport(): Report {
+  return {
+    $schema: './report.schema.json',
+    schema: 'kilotoken/report@1',
+    run: {
+      id: 'synthetic-sample',
+      title: 'Synthetic sample: made-up numbers that test the page',
+      startedAt: '2026-01-02T03:04:05.000Z',
+      seconds: 143.271,
+      command: 'npx kilotoken audit --suites coding,math,agent,chat --seed 1',
+      seed: '1',
+      commit: '0123456789abcdef0123456789abcdef01234567',
+      dirty: true,
+      publishable: false,
+      notPublishableBecause: ['every number is made up', 'the tree was dirty'],
+    },
+    machine: { cpu: 'Sample CPU', cores: 2, memoryGiB: 7.756, os: 'Sample OS 1.0', node: 'v20.20.2', gpus: [] },
+    model: { kind: 'nano', name: 'sample-nano', note: 'A synthetic sample; no model was run.' },
+    engines: [
+      { ...engine, name: 'sample-engine', blockSize: 8, rule: 'match' },
+      { ...engine, name: 'sample-plain', draftDigest: 'none', blockSize: 1, rule: 'match' },
+    ],
+    suites: SCENARIOS.map((scenario, i) => ({ scenario, prompts: 64, promptTokens: 5120 + 317 * i, digest: digest(String(i)) })),
+    verdicts: [
+      {
+        id: 'greedy-equality',
+        question: 'Greedy output with speculation equals greedy output without it.',
+        outcome: 'consistent',
+        evidence: '256 prompts compared token by token; no difference in 40,960 tokens.',
+        wouldHaveCaught: 'one differing token in 40,960; by prompt, a fault that touches 1.2 % of prompts, with 95 % confidence',
+        n: 40960,
+        of: 'tokens',
+        engines: ['sample-engine', 'sample-plain'],
+        scenarios: [...SCENARIOS],
+        warnings: [],
+      },
+      {
+        id: 'match-equality',
+        question: 'At temperature 1, output under `match` equals plain output under the same seed.',
+        outcome: 'refuted',
+        evidence: 'coding-017 differs first at token 93: plain 411, speculative 40. 3 of 256 prompts differ.',
+        wouldHaveCaught: null,
+        n: 38112,
+        of: 'tokens',
+        engines: ['sample-engine', 'sample-plain'],
+        scenarios: [...SCENARIOS],
+        warnings: [],
+      },
+      {
+        id: 'reject-law',
+        question: 'Under `reject` the output has the law of plain sampling.',
+        outcome: 'inconclusive',
+        evidence: 'e-value 1.8 after 2,113 rounds; the threshold for rejection is 1,000,000.',
+        wouldHaveCaught: 'a total variation of 0.04 per token',
+        n: 2113,
+        of: 'rounds',
+        engines: ['sample-engine'],
+        scenarios: ['coding', 'chat'],
+        warnings: [{ code: 'few-prompts', text: '16 prompts; 64 are wanted' }],
+      },
+      {
+        id: 'fidelity',
+        question: 'FP4 experts stay within the stated margin of FP8 experts.',
+        outcome: 'not testable here',
+        evidence: 'This sample holds no FP8 engine.',
+        wouldHaveCaught: null,
+        n: 0,
+        of: 'prompts',
+        engines: [],
+        scenarios: [],
+        warnings: [],
+      },
+      {
+        id: 'triangle',
+        question: 'Acceptance length, step time and decode speed of each row agree with one another.',
+        outcome: 'internally inconsistent',
+        evidence: 'math, greedy: 5.21 tokens per step over 14.14 ms give 368 tokens/s; 391 are reported.',
+        wouldHaveCaught: null,
+        n: 16,
+        of: 'rows',
+        engines: ['sample-engine'],
+        scenarios: ['math'],
+        warnings: [],
+      },
+    ],
+    acceptance: DECODINGS.flatMap((d) => SCENARIOS.map((scenario) => acceptanceRow(scenario, d))),
+    speed: SCENARIOS.flatMap((scenario) => DECODINGS.slice(0, 2).flatMap((d) => speedRows(scenario, d))),
+    claims: [
+      {
+        id: 'C01',
+        claim: 'Decoding runs at more than 1,000 tokens per second on a 1.02 T model.',
+        source: SOURCE,
+        outcome: 'not yet measured',
+        finding: 'Needs the 1.02 T shape on an 8-GPU node.',
+      },
+      {
+        id: 'C02',
+        claim: 'A peak of 3,451 tokens per second was seen.',
+        source: 'a reviewer’s video',
+        outcome: 'internally inconsistent',
+        finding: 'At acceptance 6.30 and a mean of 1,000 tokens/s, a block of 8 cannot exceed 1,270 tokens/s.',
+      },
+      {
+        id: 'C07',
+        claim: 'Speculation is lossless through rejection sampling.',
+        source: SOURCE,
+        outcome: 'refuted',
+        finding: 'In this synthetic sample 3 of 256 prompts differ.',
+      },
+    ],
+    warnings: [
+      { code: 'dirty-tree', text: 'the source tree had uncommitted changes' },
+      { code: 'short-run', text: 'speed rows measured 31 s each; 600 s are wanted' },
+    ],
+    files: [
+      { path: 'manifest.json', sha256: 'd'.repeat(64), bytes: 4821 },
+      { path: 'rounds.jsonl', sha256: 'e'.repeat(64), bytes: 8123456 },
+      { path: 'verdicts.json', sha256: 'f'.repeat(64), bytes: 6004 },
+    ],
+  };
+}
