@@ -1,0 +1,151 @@
+/**
+ * An audit from end to end: fix the plan, write it down, run it, judge the rows that were written, write the report. The
+ * judging reads the directory back, so a fresh run and a stored one cannot be judged differently.
+ */
+
+import { digestOf } from './bundle/digests.ts';
+import { readRun } from './bundle/reader.ts';
+import { type Arm, EngineCardRow, type Manifest, RUN_SCHEMA_ID, type Rule } from './bundle/rows.ts';
+import { describeFiles, ROW_FILES, RunWriter, writeReport, writeVerdicts } from './bundle/writer.ts';
+import { type Engine, InputError } from './engine.ts';
+import { type AuditPrompt, makePlan, type PlanOptions } from './plan.ts';
+import { buildReport, verdictsOf } from './report/build.ts';
+import { engineName } from './report/engine-names.ts';
+import type { Report } from './report/schema.ts';
+import { runPlan } from './runner.ts';
+
+export interface AuditInput {
+  /** The same weights with and without speculation, for each rule. */
+  readonly engines: Readonly<Record<Rule, Readonly<Record<Arm, Engine>>>>;
+  readonly prompts: readonly AuditPrompt[];
+  readonly suites: Manifest['suites'];
+  readonly ledger: Manifest['ledger'];
+  readonly plan: PlanOptions;
+  /** What the manifest says of the run; the rest of it is the audit's own. */
+  readonly about: Pick<Manifest, 'id' | 'title' | 'command' | 'commit' | 'dirty' | 'machine' | 'model' | 'tokenizer'>;
+  readonly startedAt: Date;
+  /** Created; must not hold a run. */
+  readonly directory: string;
+  readonly signal: AbortSignal;
+  readonly progress: (line: string) => void;
+  /** Monotonic nanoseconds; a test may bring its own. */
+  readonly now?: () => bigint;
+}
+
+export interface AuditResult {
+  readonly report: Report;
+  readonly interrupted: boolean;
+}
+
+export async function audit(input: AuditInput): Promise<AuditResult> {
+  if (input.prompts.length === 0) throw new InputError('there are no prompts to audit with');
+  const engines: Record<string, Engine> = {};
+  for (const rule of ['match', 'coupled', 'reject'] as const) {
+    for (const arm of ['plain', 'speculative'] as const) {
+      const engine = input.engines[rule][arm];
+      checkCard(engine, rule, arm);
+      engines[engineName(engine.card)] = engine;
+    }
+  }
+  const { plan, rows } = makePlan(input.prompts, (rule, arm) => engineName(input.engines[rule][arm].card), input.plan);
+  checkRoom(
+    input,
+    plan.phases.map((phase) => phase.maxTokens),
+  );
+
+  const started = performance.now();
+  const manifest: Manifest = {
+    $schema: 'schemas/manifest.schema.json',
+    schema: RUN_SCHEMA_ID,
+    ...input.about,
+    startedAt: input.startedAt.toISOString(),
+    status: 'running',
+    seconds: 0,
+    engines: Object.fromEntries(Object.entries(engines).map(([name, engine]) => [name, cardRow(engine)])),
+    suites: input.suites,
+    plan,
+    planDigest: digestOf(plan),
+    ledger: input.ledger,
+    foreignCores: null,
+    files: [],
+  };
+  const writer = new RunWriter(input.directory, manifest);
+  for (const row of rows) writer.prompt(row);
+  writer.flush();
+
+  const finish = (status: Manifest['status'], foreignCores: number | null): void => {
+    writer.closeRows();
+    writer.writeManifest({
+      ...manifest,
+      status,
+      foreignCores,
+      seconds: Math.round(performance.now() - started) / 1000,
+      files: describeFiles(input.directory, ROW_FILES),
+    });
+  };
+  let interrupted: boolean;
+  try {
+    const outcome = await runPlan({
+      plan,
+      prompts: new Map(rows.map((row) => [row.id, row])),
+      engines,
+      writer,
+      signal: input.signal,
+      now: input.now ?? process.hrtime.bigint,
+      progress: input.progress,
+    });
+    interrupted = outcome.interrupted;
+    finish(interrupted ? 'interrupted' : 'complete', outcome.foreignCores);
+  } catch (error) {
+    // Whatever failed matters more than a second failure while marking the run.
+    try {
+      finish('failed', null);
+    } catch {}
+    throw error;
+  }
+  const report = await judgeDirectory(input.directory);
+  return { report, interrupted };
+}
+
+/** Judges the rows of a run directory and writes verdicts.json and report.json beside them. Throws InputError. */
+export async function judgeDirectory(directory: string): Promise<Report> {
+  const report = buildReport(await readRun(directory));
+  writeVerdicts(directory, verdictsOf(report));
+  writeReport(directory, report);
+  return report;
+}
+
+function cardRow(engine: Engine): EngineCardRow {
+  const { numerics, ...rest } = engine.card;
+  return EngineCardRow.parse({ ...rest, numerics: { ...numerics }, defects: [...rest.defects] });
+}
+
+function checkCard(engine: Engine, rule: Rule, arm: Arm): void {
+  const { card } = engine;
+  const result = EngineCardRow.safeParse({ ...card, defects: [...(card.defects ?? [])] });
+  if (!result.success) {
+    const issue = result.error.issues[0]!;
+    throw new InputError(`the ${arm} engine for rule ${rule}: card.${issue.path.join('.')}: ${issue.message}`);
+  }
+  if (card.rule !== rule) throw new InputError(`the ${arm} engine for rule ${rule} checks drafts by rule ${card.rule}`);
+  if ((arm === 'plain') !== (card.blockSize === 1)) {
+    throw new InputError(`the ${arm} engine for rule ${rule} has block size ${card.blockSize}`);
+  }
+}
+
+/** Every prompt must fit every engine with at least one generated token, or the comparison silently loses it. */
+function checkRoom(input: AuditInput, maxTokens: readonly number[]): void {
+  const { maxContext, vocabSize } = input.engines.match.plain.card;
+  const needed = Math.max(...maxTokens);
+  for (const prompt of input.prompts) {
+    if (prompt.ids.length === 0) throw new InputError(`prompt ${prompt.id} is empty`);
+    const foreign = prompt.ids.find((id) => id >= vocabSize);
+    if (foreign !== undefined)
+      throw new InputError(`prompt ${prompt.id} has token ${foreign}; the vocabulary ends at ${vocabSize - 1}`);
+    if (prompt.ids.length + needed > maxContext) {
+      throw new InputError(
+        `prompt ${prompt.id} has ${prompt.ids.length} tokens; with ${needed} more it exceeds the context of ${maxContext}`,
+      );
+    }
+  }
+}

@@ -1,0 +1,192 @@
+/**
+ * The plan of an audit, fixed before the first token: which engines decode which prompts how, and what is concluded
+ * from it. Sessions follow from the plan alone, so a reader can tell from a run directory what is missing.
+ */
+import { derivedSeed, tokensDigest } from './bundle/digests.ts';
+import type { Arm, PhasePlan, Plan, PromptRow, Rule } from './bundle/rows.ts';
+import type { Decoding } from './engine.ts';
+
+export interface AuditPrompt {
+  readonly id: string;
+  readonly scenario: string;
+  readonly ids: readonly number[];
+}
+
+/** Every size of an audit. The defaults fit the nano model on two cores in about a minute and a half. */
+export interface PlanOptions {
+  readonly seed: string;
+  readonly stopIds: readonly number[];
+  /** Greedy tokens a prompt. */
+  readonly tokens: number;
+  /** Tokens a prompt at temperature 1, for `match` and `coupled`. */
+  readonly sampledTokens: number;
+  readonly lawPrompts: number;
+  /** Sessions per arm and law prompt. */
+  readonly lawSeeds: number;
+  readonly lawTokens: number;
+  readonly lawPromptTokens: number;
+  readonly speedPromptsPerScenario: number;
+  readonly speedTokens: number;
+  /** Sessions per arm and speed prompt; an even number makes whole ABBA blocks. */
+  readonly speedRepeats: number;
+  readonly concurrency: number;
+  readonly stepTimeoutSeconds: number;
+}
+
+export const DEFAULT_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
+  tokens: 48,
+  sampledTokens: 16,
+  lawPrompts: 4,
+  lawSeeds: 300,
+  lawTokens: 4,
+  lawPromptTokens: 16,
+  speedPromptsPerScenario: 6,
+  speedTokens: 64,
+  speedRepeats: 2,
+  concurrency: 2,
+  stepTimeoutSeconds: 60,
+};
+
+/** Fewer tokens of everything; prompts are thinned out by the caller. */
+export const QUICK_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
+  ...DEFAULT_PLAN,
+  tokens: 24,
+  sampledTokens: 8,
+  lawSeeds: 200,
+  speedPromptsPerScenario: 2,
+  speedTokens: 32,
+};
+
+/** Names the engine of a rule and an arm, as the manifest keys it. */
+export type EngineNames = (rule: Rule, arm: Arm) => string;
+
+export function makePlan(
+  prompts: readonly AuditPrompt[],
+  engines: EngineNames,
+  options: PlanOptions,
+): { readonly plan: Plan; readonly rows: PromptRow[] } {
+  const rows = prompts.map(promptRow);
+  const lawRows = lawPrompts(prompts, options).map(promptRow);
+  const phase = (id: string, test: PhasePlan['test'], rule: Rule, rest: Partial<PhasePlan>): PhasePlan => ({
+    id,
+    test,
+    rule,
+    plain: engines(rule, 'plain'),
+    speculative: engines(rule, 'speculative'),
+    prompts: rows.map((row) => row.id),
+    temperature: 1,
+    topP: 1,
+    topK: 0,
+    maxTokens: options.tokens,
+    repeats: 1,
+    concurrency: options.concurrency,
+    ...rest,
+  });
+  const sampled = { maxTokens: options.sampledTokens };
+  const plan: Plan = {
+    seed: options.seed,
+    stopIds: [...options.stopIds],
+    phases: [
+      phase('greedy', 'equality', 'match', { temperature: 0 }),
+      phase('match', 'equality', 'match', sampled),
+      phase('coupled', 'equality', 'coupled', sampled),
+      phase('reject', 'law', 'reject', {
+        prompts: lawRows.map((row) => row.id),
+        maxTokens: options.lawTokens,
+        repeats: options.lawSeeds,
+      }),
+      phase('speed', 'speed', 'match', {
+        temperature: 0,
+        prompts: perScenario(prompts, options.speedPromptsPerScenario).map((prompt) => prompt.id),
+        maxTokens: options.speedTokens,
+        repeats: options.speedRepeats,
+        concurrency: 1,
+      }),
+    ],
+    lawPromptTokens: options.lawPromptTokens,
+    lawAlpha: 1e-3,
+    lawPower: 0.99,
+    lawLargestBlindEffect: 0.25,
+    stepTimeoutSeconds: options.stepTimeoutSeconds,
+    bootstrapResamples: 2000,
+  };
+  return { plan, rows: [...rows, ...lawRows] };
+}
+
+function promptRow(prompt: AuditPrompt): PromptRow {
+  return { ...prompt, ids: [...prompt.ids], digest: tokensDigest(prompt.ids) };
+}
+
+/** Evenly spaced prompts of each scenario, at most `count` of each. */
+function perScenario(prompts: readonly AuditPrompt[], count: number): AuditPrompt[] {
+  return [...new Set(prompts.map((prompt) => prompt.scenario))].flatMap((scenario) => {
+    const own = prompts.filter((prompt) => prompt.scenario === scenario);
+    const n = Math.min(count, own.length);
+    return Array.from({ length: n }, (_, i) => own[Math.floor((i * own.length) / n)]!);
+  });
+}
+
+/**
+ * Prompts of the law test: the ends of suite prompts, spread over the scenarios. Short, because thousands of sessions
+ * each pay for the prefill; the law after a short prefix is as good a law as any.
+ */
+function lawPrompts(prompts: readonly AuditPrompt[], options: PlanOptions): AuditPrompt[] {
+  const scenarios = [...new Set(prompts.map((prompt) => prompt.scenario))];
+  const each = Math.ceil(options.lawPrompts / scenarios.length);
+  return perScenario(prompts, each)
+    .sort((a, b) => scenarios.indexOf(a.scenario) - scenarios.indexOf(b.scenario))
+    .slice(0, Math.max(options.lawPrompts, 1))
+    .map((prompt) => ({
+      id: `${prompt.id}#end`,
+      scenario: prompt.scenario,
+      ids: prompt.ids.slice(-options.lawPromptTokens),
+    }));
+}
+
+export interface SessionTask {
+  readonly session: string;
+  readonly phase: PhasePlan;
+  readonly arm: Arm;
+  readonly engine: string;
+  readonly prompt: string;
+  readonly repeat: number;
+  readonly decoding: Decoding;
+}
+
+export function sessionName(phase: PhasePlan, arm: Arm, prompt: string, repeat: number): string {
+  return `${phase.id}/${arm}/${prompt}/${repeat}`;
+}
+
+/**
+ * The sessions of a phase, in the order they are opened. Both arms of a comparison stand side by side; speed phases run
+ * A B B A, so that drift of the machine falls on both arms alike.
+ */
+export function tasksOf(plan: Plan, phase: PhasePlan): SessionTask[] {
+  const tasks: SessionTask[] = [];
+  for (const prompt of phase.prompts) {
+    for (let repeat = 0; repeat < phase.repeats; repeat++) {
+      const swap = phase.test === 'speed' && repeat % 2 === 1;
+      for (const arm of swap ? (['speculative', 'plain'] as const) : (['plain', 'speculative'] as const)) {
+        // Equal tokens need equal seeds; samples of a law need their own.
+        const purpose = `${phase.id}/${prompt}/${repeat}${phase.test === 'law' ? `/${arm}` : ''}`;
+        tasks.push({
+          session: sessionName(phase, arm, prompt, repeat),
+          phase,
+          arm,
+          engine: arm === 'plain' ? phase.plain : phase.speculative,
+          prompt,
+          repeat,
+          decoding: {
+            seed: derivedSeed(plan.seed, purpose),
+            temperature: phase.temperature,
+            topP: phase.topP,
+            topK: phase.topK,
+            maxTokens: phase.maxTokens,
+            stopIds: plan.stopIds,
+          },
+        });
+      }
+    }
+  }
+  return tasks;
+}

@@ -1,0 +1,103 @@
+/**
+ * The report of a run, from its rows and nothing else: no clock, no disk, no engine. A fresh run and one read back from
+ * its directory are judged by this same function.
+ */
+import type { StoredRun } from '../bundle/reader.ts';
+import { VERDICTS_SCHEMA_ID, type Verdicts } from '../bundle/rows.ts';
+import { answerClaims } from './claims.ts';
+import { acceptanceRow, scenariosOf, speedRows } from './figures.ts';
+import { REPORT_SCHEMA_ID, type Report, type Verdict, type Warning } from './schema.ts';
+import { judge } from './verdicts.ts';
+import { distinct, engineWarnings } from './warnings.ts';
+
+export const REPORT_SCHEMA_FILE = 'schemas/report.schema.json';
+export const VERDICTS_SCHEMA_FILE = 'schemas/verdicts.schema.json';
+
+export function buildReport(run: StoredRun): Report {
+  const { manifest } = run;
+  const equality = manifest.plan.phases.filter((phase) => phase.test === 'equality');
+  const figures = equality.flatMap((phase) => scenariosOf(run, phase).map((name) => acceptanceRow(run, phase, name)));
+  const broken = figures.flatMap(({ row, broken: texts }) =>
+    texts.map((text) => `${row.engine}, ${row.scenario}, ${row.decoding}: ${text}`),
+  );
+  const verdicts = judge(run, broken);
+  const acceptance = figures.map(({ row }) => row);
+  const speed = manifest.plan.phases
+    .filter((phase) => phase.test === 'speed')
+    .flatMap((phase) => {
+      // The timings belong to a decoding; only an equality verdict on the same decoding speaks for their output.
+      const same = equality.find((other) => other.rule === phase.rule && other.temperature === phase.temperature);
+      const correct = verdicts.find((verdict) => verdict.id === same?.id)?.outcome === 'consistent';
+      return scenariosOf(run, phase).flatMap((name) => speedRows(run, phase, name, correct));
+    });
+
+  const reasons = notPublishableBecause(run, verdicts);
+  const engines = Object.entries(manifest.engines);
+  return {
+    $schema: REPORT_SCHEMA_FILE,
+    schema: REPORT_SCHEMA_ID,
+    run: {
+      id: manifest.id,
+      title: manifest.title,
+      startedAt: manifest.startedAt,
+      seconds: manifest.seconds,
+      command: manifest.command,
+      seed: manifest.plan.seed,
+      commit: manifest.commit,
+      dirty: manifest.dirty,
+      publishable: reasons.length === 0,
+      notPublishableBecause: reasons,
+    },
+    machine: manifest.machine,
+    model: manifest.model,
+    engines: engines.map(([name, card]) => ({ ...card, name, numerics: card.numerics.id })),
+    suites: manifest.suites,
+    verdicts,
+    acceptance,
+    speed,
+    claims: answerClaims(run, { verdicts, acceptance, speed }),
+    warnings: distinct([
+      ...engines.flatMap(([, card]) => engineWarnings(card, manifest.model)),
+      ...acceptance.flatMap((row) => (row.rawMicro.state === 'measured' ? row.rawMicro.warnings : [])),
+      ...speed.flatMap((row) =>
+        row.decodeTokensPerSecond.state === 'measured' ? row.decodeTokensPerSecond.warnings : [],
+      ),
+      ...treeWarnings(manifest.dirty),
+    ]),
+    files: manifest.files,
+  };
+}
+
+export function verdictsOf(report: Report): Verdicts {
+  const { verdicts, claims } = report;
+  return { $schema: VERDICTS_SCHEMA_FILE, schema: VERDICTS_SCHEMA_ID, run: report.run.id, verdicts, claims };
+}
+
+/** 0 all consistent, 1 something refuted or contradictory, 4 not enough evidence. The one place that decides. */
+export function exitCodeOf(verdicts: readonly Verdict[]): 0 | 1 | 4 {
+  const outcomes = new Set(verdicts.map((verdict) => verdict.outcome));
+  if (outcomes.has('refuted') || outcomes.has('internally inconsistent')) return 1;
+  if (outcomes.has('inconclusive') || !outcomes.has('consistent')) return 4;
+  return 0;
+}
+
+function treeWarnings(dirty: boolean): Warning[] {
+  return dirty ? [{ code: 'dirty-tree', text: 'the code had uncommitted changes' }] : [];
+}
+
+function notPublishableBecause(run: StoredRun, verdicts: readonly Verdict[]): string[] {
+  const { manifest } = run;
+  const reasons: string[] = [];
+  if (manifest.status !== 'complete') reasons.push(`the run is ${manifest.status}`);
+  if (manifest.dirty) reasons.push('the code had uncommitted changes');
+  if (manifest.commit === 'unknown') reasons.push('the commit is unknown');
+  for (const [name, card] of Object.entries(manifest.engines)) {
+    if (card.defects.length > 0) reasons.push(`${name} has defects compiled in: ${card.defects.join(', ')}`);
+    if (card.syntheticAcceptance !== null)
+      reasons.push(`${name} does not accept for real: ${card.syntheticAcceptance}`);
+  }
+  for (const verdict of verdicts) {
+    if (verdict.outcome === 'internally inconsistent') reasons.push(`the rows contradict themselves (${verdict.id})`);
+  }
+  return reasons;
+}
