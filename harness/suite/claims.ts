@@ -15,7 +15,7 @@ export const Claim = z
     /** The claim in one sentence, close to its source. */
     claim: z.string().min(1),
     kind: ClaimKind,
-    /** `vendor`: made by those who sell or publish the stack. `observation`: reported by someone outside. */
+    /** `vendor`: by those who publish or sell the stack, or the press after them. `observation`: measured by someone outside. */
     by: z.enum(['vendor', 'observation']),
     scenario: z.enum(SCENARIOS).optional(),
     value: z.number().optional(),
