@@ -2,13 +2,7 @@
  * A SYNTHETIC report for tests of the page. Every number in it is made up; none was measured. It is consistent with itself
  * (averages follow from histograms) and holds what is awkward to print: losses, gaps, warnings, several decodings.
  */
-import type {
-  AcceptanceRow,
-  Measured,
-  Report,
-  SpeedRow,
-  Warning,
-} from '../../harness/report/schema.ts';
+import type { AcceptanceRow, Measured, Report, SpeedRow, Warning } from '../../harness/report/schema.ts';
 
 const SCENARIOS = ['coding', 'math', 'agent', 'chat'] as const;
 const PUBLISHED: Readonly<Record<string, number>> = { coding: 6.3, math: 5.56, agent: 4.29 };
@@ -37,15 +31,17 @@ function acceptanceRow(scenario: string, d: (typeof DECODINGS)[number]): Accepta
   const rounds = 1200;
   const survival = Array.from({ length: 7 }, (_, i) => keep ** (i + 1));
   const reached = [1, ...survival, 0];
-  const histogram = Array.from({ length: 8 }, (_, a) => Math.round(rounds * ((reached[a] ?? 0) - (reached[a + 1] ?? 0))));
+  const histogram = Array.from({ length: 8 }, (_, a) =>
+    Math.round(rounds * ((reached[a] ?? 0) - (reached[a + 1] ?? 0))),
+  );
   const raw = 1 + survival.reduce((sum, s) => sum + s, 0);
   const repetitive: Warning[] =
     scenario === 'math' && d.decoding === 'greedy'
       ? [{ code: 'repetitive-output', text: '11 of 64 outputs end in a verbatim loop' }]
       : [];
-  const unit = 'tokens per verify step';
+  const unit = 'tokens/round';
   return {
-    engine: 'sample-engine',
+    engine: `sample/${d.rule}-b8`,
     scenario,
     decoding: d.decoding,
     rule: d.rule,
@@ -58,8 +54,9 @@ function acceptanceRow(scenario: string, d: (typeof DECODINGS)[number]): Accepta
     keptMacro: measured(raw - 0.01987, unit, 0.17),
     survival,
     histogram,
-    ngramBaseline: scenario === 'chat' ? missing('outputs too short for a lookup') : measured(1.3127 + keep / 3, unit, 0.05),
-    repetition: measured(scenario === 'math' ? 0.17231 : 0.00417, 'share', 0.003),
+    ngramBaseline:
+      scenario === 'chat' ? missing('outputs too short for a lookup') : measured(1.3127 + keep / 3, unit, 0.05),
+    repetition: measured(scenario === 'math' ? 0.17231 : 0.00417, 'share of tokens', 0.003),
     published: PUBLISHED[scenario] === undefined ? null : { value: PUBLISHED[scenario], source: SOURCE },
   };
 }
@@ -67,11 +64,12 @@ function acceptanceRow(scenario: string, d: (typeof DECODINGS)[number]): Accepta
 function speedRows(scenario: string, d: (typeof DECODINGS)[number]): SpeedRow[] {
   const off = 171.38;
   const times = scenario === 'chat' ? 0.9134 : 1.4 + 2 * ((KEEP[scenario] ?? 0) + d.strength - 0.5);
-  const shared = { engine: 'sample-engine', scenario, decoding: d.decoding, rule: d.rule };
+  const shared = { scenario, decoding: d.decoding, rule: d.rule };
   const short: Warning[] = [{ code: 'short-run', text: '31 s measured; 600 s are wanted' }];
   return [
     {
       ...shared,
+      engine: `sample/${d.rule}-b1`,
       speculation: false,
       blockSize: 1,
       decodeTokensPerSecond: measured(off, 'tokens/s', 2.3, short),
@@ -81,12 +79,13 @@ function speedRows(scenario: string, d: (typeof DECODINGS)[number]): SpeedRow[] 
     },
     {
       ...shared,
+      engine: `sample/${d.rule}-b8`,
       speculation: true,
       blockSize: 8,
       decodeTokensPerSecond: measured(off * times, 'tokens/s', 6.1, short),
       stepMs: measured(14.1377, 'ms', 0.31),
       prefillTokensPerSecond: measured(1298.02, 'tokens/s', null),
-      speedup: measured(times, 'times', 0.0441),
+      speedup: measured(times, 'x', 0.0441),
     },
   ];
 }
@@ -124,44 +123,50 @@ export function sampleReport(): Report {
     machine: { cpu: 'Sample CPU', cores: 2, memoryGiB: 7.756, os: 'Sample OS 1.0', node: 'v20.20.2', gpus: [] },
     model: { kind: 'nano', name: 'sample-nano', note: 'A synthetic sample; no model was run.' },
     engines: [
-      { ...engine, name: 'sample-engine', blockSize: 8, rule: 'match' },
-      { ...engine, name: 'sample-plain', draftDigest: 'none', blockSize: 1, rule: 'match' },
+      { ...engine, name: 'sample/match-b8', blockSize: 8, rule: 'match' },
+      { ...engine, name: 'sample/match-b1', draftDigest: 'none', blockSize: 1, rule: 'match' },
     ],
-    suites: SCENARIOS.map((scenario, i) => ({ scenario, prompts: 64, promptTokens: 5120 + 317 * i, digest: digest(String(i)) })),
+    suites: SCENARIOS.map((scenario, i) => ({
+      scenario,
+      prompts: 64,
+      promptTokens: 5120 + 317 * i,
+      digest: digest(String(i)),
+    })),
     verdicts: [
       {
         id: 'greedy-equality',
         question: 'Greedy output with speculation equals greedy output without it.',
         outcome: 'consistent',
         evidence: '256 prompts compared token by token; no difference in 40,960 tokens.',
-        wouldHaveCaught: 'one differing token in 40,960; by prompt, a fault that touches 1.2 % of prompts, with 95 % confidence',
+        wouldHaveCaught:
+          'one differing token in 40,960; by prompt, a fault that touches 1.2 % of prompts, with 95 % confidence',
         n: 40960,
         of: 'tokens',
-        engines: ['sample-engine', 'sample-plain'],
+        engines: ['sample/match-b8', 'sample/match-b1'],
         scenarios: [...SCENARIOS],
         warnings: [],
       },
       {
         id: 'match-equality',
-        question: 'At temperature 1, output under `match` equals plain output under the same seed.',
+        question: 'At temperature 1, output under rule match equals plain output under the same seed.',
         outcome: 'refuted',
         evidence: 'coding-017 differs first at token 93: plain 411, speculative 40. 3 of 256 prompts differ.',
         wouldHaveCaught: null,
         n: 38112,
         of: 'tokens',
-        engines: ['sample-engine', 'sample-plain'],
+        engines: ['sample/match-b8', 'sample/match-b1'],
         scenarios: [...SCENARIOS],
         warnings: [],
       },
       {
         id: 'reject-law',
-        question: 'Under `reject` the output has the law of plain sampling.',
+        question: 'Under rule reject the output has the law of plain sampling.',
         outcome: 'inconclusive',
         evidence: 'e-value 1.8 after 2,113 rounds; the threshold for rejection is 1,000,000.',
         wouldHaveCaught: 'a total variation of 0.04 per token',
         n: 2113,
         of: 'rounds',
-        engines: ['sample-engine'],
+        engines: ['sample/match-b8'],
         scenarios: ['coding', 'chat'],
         warnings: [{ code: 'few-prompts', text: '16 prompts; 64 are wanted' }],
       },
@@ -185,7 +190,7 @@ export function sampleReport(): Report {
         wouldHaveCaught: null,
         n: 16,
         of: 'rows',
-        engines: ['sample-engine'],
+        engines: ['sample/match-b8'],
         scenarios: ['math'],
         warnings: [],
       },
