@@ -19,10 +19,15 @@ const source = process.env.KILOTOKEN_REPORT ? resolve(process.env.KILOTOKEN_REPO
  * LIMIT: with an --outDir outside the working directory Astro 5 stages its output in ./.astro, removes that folder when
  * nothing but pages was staged, and then fails to read it. A type file keeps the folder; Astro removes it with the rest.
  */
+let outDir = '';
 const keepStagingFolder: AstroIntegration = {
   name: 'keep-staging-folder',
   hooks: {
+    'astro:config:done': ({ config }) => {
+      outDir = fileURLToPath(config.outDir);
+    },
     'astro:build:generated': async () => {
+      if (outDir.startsWith(process.cwd())) return;
       await mkdir('.astro', { recursive: true });
       await writeFile('.astro/keep.d.ts', '');
     },

@@ -9,7 +9,7 @@ import { parse, resetSVGDefIds, View } from 'vega';
 import { compile, type TopLevelSpec } from 'vega-lite';
 import type { AcceptanceRow, Measured, SpeedRow } from '../../../harness/report/schema.ts';
 import { fixed } from './format.ts';
-import { acceptanceGroups, distinct, speedLabel } from './tables.ts';
+import { acceptanceGroups, distinct, speedLabels } from './tables.ts';
 
 export interface Drawing {
   readonly wide: string;
@@ -19,17 +19,23 @@ export interface Drawing {
 interface Room {
   /** Width of the whole drawing, px. */
   readonly width: number;
-  /** Width of the column of row labels, px. */
+  /** Most width of the column of row labels, px, and whether a label is set on two lines. */
   readonly labels: number;
+  readonly broken: boolean;
+  /** Height of a row, px. */
+  readonly step: number;
   /** Panels side by side in small multiples. */
   readonly columns: number;
 }
 
-const WIDE: Room = { width: 700, labels: 190, columns: 4 };
-const NARROW: Room = { width: 340, labels: 112, columns: 2 };
+const WIDE: Room = { width: 710, labels: 230, broken: false, step: 22, columns: 4 };
+const NARROW: Room = { width: 343, labels: 120, broken: true, step: 34, columns: 2 };
 
 const FONT = 12;
-const STEP = 22;
+/** Mean width of a character over the font size, for the sans fonts of the page. */
+const GLYPH = 0.52;
+/** Vega's estimate of a text's width over the true one: a limit given in px must be raised by it. */
+const OVERESTIMATE = 1.5;
 
 /** Colour, point shape and dash tell series apart three times over. Must match `.key-*` in components/Series.astro. */
 export const SERIES = [
@@ -64,10 +70,10 @@ const CONFIG = {
     labelColor: 'var(--ink)',
     labelFontSize: FONT + 1,
     labelFontWeight: 'bold',
-    labelPadding: 6,
+    labelPadding: 2,
     title: null,
   },
-  facet: { spacing: 18 },
+  facet: { spacing: 16 },
 } as const;
 
 /** Measured value with its interval as `[low, high]`; null where nothing was measured. */
@@ -97,8 +103,11 @@ function rowPanels(
   order: { scenarios: readonly string[]; labels: readonly string[] },
   layer: readonly unknown[],
 ): unknown {
+  const lines = (label: string): string => (room.broken ? label.replace(', ', '\n') : label);
+  const longest = Math.max(0, ...order.labels.flatMap((label) => lines(label).split('\n')).map((line) => line.length));
+  const labels = Math.min(room.labels, Math.ceil(longest * FONT * GLYPH) + 12);
   return {
-    data: { values },
+    data: { values: values.map((row) => ({ ...row, label: lines(String(row.label)) })) },
     facet: {
       row: {
         field: 'scenario',
@@ -108,15 +117,22 @@ function rowPanels(
       },
     },
     spec: {
-      width: room.width - room.labels - 24,
-      height: { step: STEP },
+      width: room.width - labels - 34,
+      height: { step: room.step },
       encoding: {
         y: {
           field: 'label',
           type: 'nominal',
-          sort: order.labels,
+          sort: order.labels.map(lines),
           title: null,
-          axis: { minExtent: room.labels, maxExtent: room.labels, labelLimit: room.labels - 8 },
+          axis: {
+            minExtent: labels,
+            maxExtent: labels,
+            labelLimit: labels * OVERESTIMATE,
+            ...(room.broken
+              ? { labelExpr: "split(datum.label, '\\n')", labelLineHeight: FONT + 1, labelOffset: -(FONT + 1) / 2 }
+              : {}),
+          },
         },
       },
       layer,
@@ -141,16 +157,24 @@ export function acceptanceChart(rows: readonly AcceptanceRow[]): Promise<Drawing
   const x = {
     type: 'quantitative',
     scale: { domain: [1, most], zero: false, nice: false },
-    axis: { tickMinStep: 1, format: 'd', title: 'tokens per verify step' },
+    axis: { values: range(1, most), format: 'd', title: 'tokens per verify step' },
   };
   return draw((room) =>
     rowPanels(room, values, order, [
       {
-        mark: { type: 'tick', thickness: 3, size: STEP, color: 'var(--published)' },
+        mark: { type: 'tick', thickness: 3, size: room.step, color: 'var(--published)', opacity: 1 },
         encoding: { x: { ...x, field: 'published' } },
       },
       {
-        mark: { type: 'point', shape: 'diamond', size: 60, strokeWidth: 1.5, color: 'var(--soft)', filled: false, opacity: 1 },
+        mark: {
+          type: 'point',
+          shape: 'diamond',
+          size: 60,
+          strokeWidth: 1.5,
+          color: 'var(--soft)',
+          filled: false,
+          opacity: 1,
+        },
         encoding: { x: { ...x, field: 'ngram' } },
       },
       {
@@ -175,7 +199,8 @@ export function survivalChart(rows: readonly AcceptanceRow[]): Promise<Drawing> 
     ),
   );
   const last = Math.max(2, ...rows.map((row) => row.survival.length));
-  const pick = <K extends keyof (typeof SERIES)[number]>(key: K) => labels.map((_, i) => SERIES[i % SERIES.length]?.[key]);
+  const pick = <K extends keyof (typeof SERIES)[number]>(key: K) =>
+    labels.map((_, i) => SERIES[i % SERIES.length]?.[key]);
   return draw((room) => ({
     data: { values },
     facet: {
@@ -186,7 +211,7 @@ export function survivalChart(rows: readonly AcceptanceRow[]): Promise<Drawing> 
     },
     columns: room.columns,
     spec: {
-      width: (room.width - 48) / room.columns - 22,
+      width: (room.width - 30) / room.columns - 18,
       height: 130,
       mark: { type: 'line', point: { size: 34, filled: true, opacity: 1 }, strokeWidth: 1.5 },
       encoding: {
@@ -194,7 +219,7 @@ export function survivalChart(rows: readonly AcceptanceRow[]): Promise<Drawing> 
           field: 'position',
           type: 'quantitative',
           scale: { domain: [1, last], zero: false, nice: false },
-          axis: { tickMinStep: 1, format: 'd', title: 'draft position', grid: false },
+          axis: { values: range(1, last), format: 'd', title: 'draft position', grid: false },
         },
         y: {
           field: 'share',
@@ -210,8 +235,11 @@ export function survivalChart(rows: readonly AcceptanceRow[]): Promise<Drawing> 
   }));
 }
 
-/** Rounds by accepted drafts for the rows of one group, one panel a scenario. Bars stand on zero. */
-export function histogramChart(rows: readonly AcceptanceRow[]): Promise<Drawing> {
+/** Whole numbers from `first` to `last`. */
+const range = (first: number, last: number): number[] => Array.from({ length: last - first + 1 }, (_, i) => first + i);
+
+/** Rounds by accepted drafts for the rows of one group, one panel a scenario; `most` rounds make the tallest bar. */
+export function histogramChart(rows: readonly AcceptanceRow[], most: number): Promise<Drawing> {
   const values = rows.flatMap((row) =>
     row.histogram.map((rounds, accepted) => ({ scenario: row.scenario, accepted, rounds })),
   );
@@ -225,12 +253,17 @@ export function histogramChart(rows: readonly AcceptanceRow[]): Promise<Drawing>
     },
     columns: room.columns,
     spec: {
-      width: (room.width - 48) / room.columns - 22,
+      width: (room.width - 30) / room.columns - 18,
       height: 90,
       mark: { type: 'bar', color: 'var(--series-1)', width: { band: 0.78 } },
       encoding: {
         x: { field: 'accepted', type: 'ordinal', axis: { labelAngle: 0, title: 'accepted drafts', ticks: false } },
-        y: { field: 'rounds', type: 'quantitative', axis: { tickCount: 3, title: null, format: '~s' } },
+        y: {
+          field: 'rounds',
+          type: 'quantitative',
+          scale: { domain: [0, Math.max(1, most)], nice: true },
+          axis: { tickCount: 3, title: null, format: '~s' },
+        },
       },
     },
   }));
@@ -238,12 +271,13 @@ export function histogramChart(rows: readonly AcceptanceRow[]): Promise<Drawing>
 
 /** Decode tokens per second with and without speculation; the speed-up, where there is one, stands at the bar's end. */
 export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
-  const values = rows.map((row) => {
+  const labels = speedLabels(rows);
+  const values = rows.map((row, i) => {
     const speedup = point(row.speedup);
     const speed = point(row.decodeTokensPerSecond);
     return {
       scenario: row.scenario,
-      label: speedLabel(row, rows),
+      label: labels[i],
       on: row.speculation,
       ...speed,
       times: row.speculation && speedup && speed ? `${fixed(speedup.value, 2)}\u00d7` : '',
@@ -251,7 +285,7 @@ export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
   });
   const order = {
     scenarios: distinct(rows.map((row) => row.scenario)),
-    labels: distinct(values.map((row) => row.label)),
+    labels: distinct(labels),
   };
   const x = {
     type: 'quantitative',

@@ -14,9 +14,10 @@ interface Node {
 
 const plain = (node: Node): string => node.value ?? (node.children ?? []).map(plain).join('');
 
-/** A remark plugin. */
+/** A remark plugin: changes the syntax tree in place. */
 export function glossaryHeadings() {
-  return (root: Node): void => {
+  return (tree: object): void => {
+    const root = tree as Node;
     root.children = (root.children ?? []).filter((node) => !(node.type === 'heading' && node.depth === 1));
     for (const node of root.children) {
       if (node.type !== 'heading' || node.depth === undefined) continue;

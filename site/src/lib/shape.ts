@@ -65,7 +65,8 @@ export function listOf<T>(inner: Check<T>): Check<T[]> {
 
 export function object<T>(fields: { readonly [K in keyof T]-?: Check<T[K]> }): Check<T> {
   return (value, at) => {
-    if (value === null || typeof value !== 'object' || Array.isArray(value)) throw new ShapeError(at, 'an object', value);
+    if (value === null || typeof value !== 'object' || Array.isArray(value))
+      throw new ShapeError(at, 'an object', value);
     const record = value as Record<string, unknown>;
     for (const key of Object.keys(fields) as (keyof T & string)[]) fields[key](record[key], `${at}.${key}`);
     return value as T;
@@ -73,11 +74,16 @@ export function object<T>(fields: { readonly [K in keyof T]-?: Check<T[K]> }): C
 }
 
 /** A union told apart by its `state` field. */
-export function byState<T extends { state: string }>(cases: {
-  readonly [S in T['state']]: Check<Extract<T, { state: S }>>;
-}): Check<T> {
+export function byState<T extends { state: string }>(
+  cases: {
+    readonly [S in T['state']]: Check<Extract<T, { state: S }>>;
+  },
+): Check<T> {
   return (value, at) => {
-    const state = oneOf(...(Object.keys(cases) as T['state'][]))((value as { state?: unknown } | null)?.state, `${at}.state`);
+    const state = oneOf(...(Object.keys(cases) as T['state'][]))(
+      (value as { state?: unknown } | null)?.state,
+      `${at}.state`,
+    );
     return cases[state](value, at);
   };
 }

@@ -37,29 +37,38 @@ export interface Group<Row> {
   readonly rows: readonly Row[];
 }
 
-type Grouped = Pick<AcceptanceRow, 'engine' | 'decoding' | 'rule' | 'blockSize' | 'scenario'>;
+/** A row's name before it is known whether the engine must be told apart too. */
+type Named = { readonly row: { readonly engine: string; readonly scenario: string }; readonly name: string };
 
 /** Distinct values in order of first appearance. */
 export const distinct = <T>(values: readonly T[]): T[] => [...new Set(values)];
 
-/** The words that tell groups apart; the engine is named only where there are several. */
-function groupLabel(row: Grouped, all: readonly Grouped[]): string {
-  const parts = [row.decoding, row.rule];
-  if (distinct(all.map((r) => r.blockSize)).length > 1) parts.push(`block ${row.blockSize}`);
-  if (distinct(all.map((r) => r.engine)).length > 1) parts.push(row.engine);
-  return parts.join(', ');
+/** The engine joins the name only where two engines would otherwise share it within a scenario. */
+function unambiguous(named: readonly Named[]): string[] {
+  const clash = ({ row, name }: Named): boolean =>
+    named.some(
+      (other) => other.name === name && other.row.scenario === row.scenario && other.row.engine !== row.engine,
+    );
+  const clashing = distinct(named.filter(clash).map(({ name }) => name));
+  return named.map(({ row, name }) => (clashing.includes(name) ? `${name}, ${row.engine}` : name));
 }
 
 export function acceptanceGroups(rows: readonly AcceptanceRow[]): Group<AcceptanceRow>[] {
-  const labels = distinct(rows.map((row) => groupLabel(row, rows)));
-  return labels.map((label) => ({ label, rows: rows.filter((row) => groupLabel(row, rows) === label) }));
+  const blocks = distinct(rows.map((row) => row.blockSize)).length > 1;
+  const labels = unambiguous(
+    rows.map((row) => ({ row, name: `${row.decoding}, ${row.rule}${blocks ? `, block ${row.blockSize}` : ''}` })),
+  );
+  return distinct(labels).map((label) => ({ label, rows: rows.filter((_, i) => labels[i] === label) }));
 }
 
-/** `off`, or the rule and block size that speculation ran with. */
-export function speedLabel(row: SpeedRow, all: readonly SpeedRow[]): string {
-  const parts = [row.decoding, row.speculation ? `${row.rule}, block ${row.blockSize}` : 'speculation off'];
-  if (distinct(all.map((r) => r.engine)).length > 1) parts.push(row.engine);
-  return parts.join(', ');
+/** The decoding, and either `off` or the rule and block size that speculation ran with; one label a row. */
+export function speedLabels(rows: readonly SpeedRow[]): string[] {
+  return unambiguous(
+    rows.map((row) => ({
+      row,
+      name: `${row.decoding}, ${row.speculation ? `${row.rule}, block ${row.blockSize}` : 'off'}`,
+    })),
+  );
 }
 
 /** Letters for notes, each distinct text once, in order of use. */
@@ -146,10 +155,13 @@ const wordCell = (text: string, title = text): Cell => ({ text, value: null, tit
 /** Where a group has no row for a column. */
 const emptyCell = wordCell('not run');
 
-/** A measure's name with the unit its measured cells carry. */
+/** The unit that measured cells carry; empty where none was measured. */
+const unitOf = (cells: readonly Measured[]): string =>
+  distinct(cells.flatMap((m) => (m.state === 'measured' ? [m.unit] : []))).join(' or ');
+
 function withUnit(name: string, cells: readonly Measured[]): string {
-  const units = distinct(cells.flatMap((m) => (m.state === 'measured' && m.unit !== '' ? [m.unit] : [])));
-  return units.length === 0 ? name : `${name} (${units.join(' or ')})`;
+  const unit = unitOf(cells);
+  return unit === '' ? name : `${name} (${unit})`;
 }
 
 /** Published against measured: one column a scenario, the published figure first. */
@@ -177,7 +189,7 @@ export function acceptanceTable(rows: readonly AcceptanceRow[]): Table {
     }),
   }));
   return {
-    corner: 'tokens per verify step',
+    corner: unitOf(rows.map((row) => row.rawMicro)) || 'acceptance length',
     columns: scenarios,
     groups: [
       { title: 'Published, another model', rows: [{ head: '1.02 T model', marks: [], cells: published }] },
@@ -271,6 +283,7 @@ const SPEED_MEASURES = [
 ] as const satisfies readonly (readonly [string, keyof SpeedRow])[];
 
 export function speedTable(rows: readonly SpeedRow[]): Table {
+  const labels = speedLabels(rows);
   const notes = new Notes();
   const legend = new Legend();
   return {
@@ -284,9 +297,10 @@ export function speedTable(rows: readonly SpeedRow[]): Table {
     groups: distinct(rows.map((row) => row.scenario)).map((scenario) => ({
       title: scenario,
       rows: rows
-        .filter((row) => row.scenario === scenario)
-        .map((row) => ({
-          head: speedLabel(row, rows),
+        .map((row, i) => ({ row, label: labels[i] ?? '' }))
+        .filter(({ row }) => row.scenario === scenario)
+        .map(({ row, label }) => ({
+          head: label,
           marks: [],
           cells: SPEED_MEASURES.map(([name, key]) => {
             // A row without speculation is what others are compared with: it has no speed-up of its own.

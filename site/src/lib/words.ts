@@ -28,6 +28,8 @@ export const WARNINGS: Readonly<Record<Warning['code'], string>> = {
 interface KindWords {
   /** Stands beside every group of numbers. */
   readonly label: string;
+  /** The same within a line. */
+  readonly short: string;
   readonly can: readonly string[];
   readonly cannot: readonly string[];
 }
@@ -35,6 +37,7 @@ interface KindWords {
 export const KINDS: Readonly<Record<Report['model']['kind'], KindWords>> = {
   nano: {
     label: 'nano: a small trained stand-in, not the 1.02 T model',
+    short: 'nano, not the 1.02 T model',
     can: [
       'whether speculation changes what this implementation emits, token by token or in law, on these prompts;',
       'how many drafts this small model accepts per scenario, by the same definition as the published figures;',
@@ -48,6 +51,7 @@ export const KINDS: Readonly<Record<Report['model']['kind'], KindWords>> = {
   },
   'pro-synthetic': {
     label: 'pro-synthetic: the 1.02 T shape with made-up weights',
+    short: 'the 1.02 T shape with made-up weights',
     can: [
       'what depends on size alone: step time, tokens per second at a stated acceptance, scaling across GPUs;',
       'whether the kernels give the same bits with speculation on and off, at full shape.',
@@ -59,6 +63,7 @@ export const KINDS: Readonly<Record<Report['model']['kind'], KindWords>> = {
   },
   real: {
     label: 'real: a published checkpoint',
+    short: 'a published checkpoint',
     can: [
       'what this checkpoint emits, accepts and takes in time on these prompts and this machine;',
       'whether the published figures are met under the conditions printed below.',
