@@ -1,0 +1,45 @@
+// The addon's exports.
+#include <napi.h>
+
+#include <memory>
+#include <utility>
+
+#include "objects.h"
+#include "promise_worker.h"
+#include "values.h"
+
+namespace kilotoken {
+
+// load(checkpoint) -> Promise<Model>
+Napi::Value load(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    return PromiseWorker<std::shared_ptr<const Model>>::start(
+        info.Env(), [spec = model_spec_of(info[0])] { return Model::load(spec); },
+        [](Napi::Env env, std::shared_ptr<const Model>& model) -> Napi::Value {
+          return ModelObject::create(env, std::move(model));
+        });
+  });
+}
+
+// instructionSets() -> names of the ops tables this processor can run, best first
+Napi::Value instruction_sets(const Napi::CallbackInfo& info) {
+  size_t count = 0;
+  const Ops* const* tables = available_ops(&count);
+  Napi::Array names = Napi::Array::New(info.Env(), count);
+  for (size_t i = 0; i < count; ++i) names.Set(static_cast<uint32_t>(i), tables[i]->instruction_set);
+  return names;
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  auto* data = new AddonData;
+  env.SetInstanceData(data);
+  data->model_class = Napi::Persistent(ModelObject::define(env));
+  data->session_class = Napi::Persistent(SessionObject::define(env));
+  exports.Set("load", Napi::Function::New<load>(env, "load"));
+  exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));
+  return exports;
+}
+
+NODE_API_MODULE(kilotoken, init)
+
+}  // namespace kilotoken

@@ -1,0 +1,40 @@
+// Reads tensors of a TensorMap by name. Shape, dtype and byte count must agree with what the caller needs and with each other
+// before a byte is allocated; a short file is an error. Every error names the tensor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "reference/cpu/linear_weights.h"
+#include "spec.h"
+
+namespace kilotoken {
+
+class TensorReader {
+ public:
+  // prefix: put before tensor names in messages, for instance "dflash: ".
+  TensorReader(const TensorMap& tensors, std::string prefix) : tensors_(tensors), prefix_(std::move(prefix)) {}
+  ~TensorReader();
+  TensorReader(const TensorReader&) = delete;
+  TensorReader& operator=(const TensorReader&) = delete;
+
+  // `name`.weight in whichever of the four formats it is stored, with its scales; `groups` as in linear_from_fp8.
+  LinearWeights linear(const std::string& name, size_t rows, size_t cols, size_t groups = 1);
+  // The tensor `name` itself, BF16 or F32, as a matrix / widened to binary32.
+  LinearWeights matrix(const std::string& name, size_t rows, size_t cols);
+  std::vector<float> vector(const std::string& name, size_t size);
+
+ private:
+  const TensorRecord& find(const std::string& name) const;
+  std::vector<uint8_t> read(const std::string& name, const char* dtype, size_t element_bytes, size_t rows, size_t cols);
+  [[noreturn]] void fail(const std::string& name, const std::string& what) const;
+  int open_file(const std::string& name, const std::string& path);
+
+  const TensorMap& tensors_;
+  const std::string prefix_;
+  std::unordered_map<std::string, int> files_;  // open descriptors by path
+};
+
+}  // namespace kilotoken

@@ -1,0 +1,132 @@
+// Softmax attention of the query heads that share one key/value head, over the cached keys [first, end) of each query row:
+//   l_j = scale * q . k_j;  w_j = exp(l_j - m);  out = sum_j w_j v_j / (exp(sink - m) + sum_j w_j),  m = max(sink, max_j l_j).
+// The sink is a learned logit that takes mass and has no value. A global layer, a sliding window and the draft's bidirectional
+// block differ only in [first, end). Source: MiMo-V2-Flash technical report, equations 2 and 3.
+// A row's sums start at its own `first` and run in ascending j; keys that other rows of the step see but this one does not
+// enter with weight exactly 0, which adds nothing. So the bits do not depend on what else the step holds.
+#pragma once
+
+#include "exponential.h"
+#include "linear.h"
+#include "ops.h"
+#include "simd.h"
+
+namespace kilotoken::KT_OPS {
+
+// logits: those of one query over its visible keys, overwritten with weights; returns the denominator.
+inline float softmax_with_sink(float* logits, size_t count, float scale, const float* sink) {
+  const Vec s = set1(scale);
+  float top = sink ? *sink : -__builtin_huge_valf();
+  for_each_vec(count, [&](size_t i, size_t n) {
+    const Vec v = mul(load_some(logits + i, n), s);
+    store_some(logits + i, v, n);
+  });
+  for (size_t i = 0; i < count; ++i) top = logits[i] > top ? logits[i] : top;
+  const Vec m = set1(top);
+  Vec mass = set1(0.0f);
+  for_each_vec(count, [&](size_t i, size_t n) {
+    const Vec w = exponential(sub(load_some(logits + i, n), m));
+    store_some(logits + i, w, n);
+    mass = add(mass, load_some(logits + i, n));  // reloaded so that lanes past the end add 0
+  });
+  float lanes[kLanes];
+  store(lanes, exponential(set1(sink ? *sink - top : -__builtin_huge_valf())));
+  return sum(mass) + lanes[0];
+}
+
+// out[q][d] = sum_j weights[q][j] values[j][d] / denominator[q] for Q queries and D vectors of columns from d0 on.
+template <int Q, int D>
+KT_INLINE void weighted_values(const float* weights, size_t weights_stride, const uint16_t* values, size_t value_stride,
+                               size_t keys, const float* denominator, float* const* out, size_t d0, size_t value_dim) {
+  Vec acc[Q][D];
+#pragma GCC unroll 16
+  for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 16
+    for (int d = 0; d < D; ++d) acc[q][d] = set1(0.0f);
+  for (size_t j = 0; j < keys; ++j) {
+    Vec value[D];
+#pragma GCC unroll 16
+    for (int d = 0; d < D; ++d) value[d] = load_bf16(values + j * value_stride + d0 + d * kLanes);
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) {
+      const Vec weight = set1(weights[q * weights_stride + j]);
+#pragma GCC unroll 16
+      for (int d = 0; d < D; ++d) acc[q][d] = fma(weight, value[d], acc[q][d]);
+    }
+  }
+  for (int q = 0; q < Q; ++q)
+    for (int d = 0; d < D; ++d) {
+      const size_t begin = d0 + d * kLanes;
+      const size_t n = begin + kLanes <= value_dim ? size_t{kLanes} : value_dim - begin;
+      store_some(out[q] + begin, div(acc[q][d], set1(denominator[q])), n);
+    }
+}
+
+template <int Q>
+void weighted_values_rows(const float* weights, size_t weights_stride, const AttentionHead& a, const uint16_t* values,
+                          size_t keys, const float* denominator, float* const* out) {
+  constexpr int kWide = kAccumulators / Q < 1 ? 1 : kAccumulators / Q;
+  size_t d = 0;
+  for (; d + kWide * kLanes <= a.value_dim; d += kWide * kLanes)
+    weighted_values<Q, kWide>(weights, weights_stride, values, a.value_stride, keys, denominator, out, d, a.value_dim);
+  for (; d < a.value_dim; d += kLanes)
+    weighted_values<Q, 1>(weights, weights_stride, values, a.value_stride, keys, denominator, out, d, a.value_dim);
+}
+
+// Rows are taken kAttentionRows at a time, which bounds the scratch.
+void attention(const AttentionHead& a) {
+  constexpr size_t kRows = kAttentionRows;
+  for (size_t row0 = 0; row0 < a.rows; row0 += kRows) {
+    const size_t rows = row0 + kRows < a.rows ? kRows : a.rows - row0;
+    const size_t queries = rows * a.heads;
+    size_t first = a.first[row0], end = a.end[row0];
+    for (size_t r = row0; r < row0 + rows; ++r) {
+      first = a.first[r] < first ? a.first[r] : first;
+      end = a.end[r] > end ? a.end[r] : end;
+    }
+    const size_t keys = end - first;
+
+    // Queries side by side, padded with zeros to the keys' stride.
+    for (size_t r = 0; r < rows; ++r)
+      for (size_t h = 0; h < a.heads; ++h) {
+        const float* from = a.queries + (row0 + r) * a.query_row_stride + h * a.head_dim;
+        float* to = a.packed_queries + (r * a.heads + h) * a.key_stride;
+        for (size_t d = 0; d < a.head_dim; ++d) to[d] = from[d];
+        for (size_t d = a.head_dim; d < a.key_stride; ++d) to[d] = 0.0f;
+      }
+    LinearShape shape{};
+    shape.rows = keys;
+    shape.cols = shape.stride = a.key_stride;
+    linear(a.keys + first * a.key_stride, shape, a.packed_queries, queries, a.key_stride, a.logits, keys);
+
+    for (size_t q = 0; q < queries; ++q) {
+      const size_t r = row0 + q / a.heads;
+      float* logits = a.logits + q * keys;
+      const size_t begin = a.first[r] - first, stop = a.end[r] - first;
+      for (size_t j = 0; j < begin; ++j) logits[j] = 0.0f;
+      a.denominators[q] =
+          softmax_with_sink(logits + begin, stop - begin, a.scale, a.sinks ? a.sinks + q % a.heads : nullptr);
+      for (size_t j = stop; j < keys; ++j) logits[j] = 0.0f;
+    }
+
+    const auto out_of = [&](size_t q) {
+      return a.out + (row0 + q / a.heads) * a.out_row_stride + (q % a.heads) * a.value_dim;
+    };
+    const uint16_t* values = a.values + first * a.value_stride;
+    size_t q = 0;
+    for (; q + 4 <= queries; q += 4) {
+      float* out[4] = {out_of(q), out_of(q + 1), out_of(q + 2), out_of(q + 3)};
+      weighted_values_rows<4>(a.logits + q * keys, keys, a, values, keys, a.denominators + q, out);
+    }
+    for (; q + 2 <= queries; q += 2) {
+      float* out[2] = {out_of(q), out_of(q + 1)};
+      weighted_values_rows<2>(a.logits + q * keys, keys, a, values, keys, a.denominators + q, out);
+    }
+    for (; q < queries; ++q) {
+      float* out[1] = {out_of(q)};
+      weighted_values_rows<1>(a.logits + q * keys, keys, a, values, keys, a.denominators + q, out);
+    }
+  }
+}
+
+}  // namespace kilotoken::KT_OPS

@@ -1,0 +1,127 @@
+// y = x W^T with weights held as BF16 codes (scaled per block of 128 along k, or unscaled) or as binary32.
+//   y[m][n] = sum over blocks b of scale[n][b] * fold( sum over k in b of w[n][k] x[m][k] )
+// The sum of one output runs over 16 lanes in ascending k, each step fused; a block's lanes are folded into the running lanes
+// with its scale, and the 16 running lanes are summed once, by halving. Neither the tiling nor the number of rows enters, so a
+// row has the same bits whatever it is computed with. A tile loads and widens a weight once and uses it for all its rows.
+// Attention scores are the same product, with cached keys in the place of weights.
+#pragma once
+
+#include "ops.h"
+#include "simd.h"
+
+namespace kilotoken::KT_OPS {
+
+KT_INLINE Vec load_weight(const uint16_t* p) { return load_bf16(p); }
+KT_INLINE Vec load_weight(const float* p) { return load(p); }
+
+// acc[n][m] += w[n][k] x[m][k] for k in [begin, end); end - begin a multiple of 16 unless `end` is the row's end.
+template <int N, int M, class W>
+KT_INLINE void accumulate(const W* const* w, const float* x, size_t x_stride, size_t begin, size_t end, Vec (&acc)[N][M]) {
+  size_t k = begin;
+  for (; k + kLanes <= end; k += kLanes) {
+    Vec weight[N];
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) weight[n] = load_weight(w[n] + k);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const Vec input = load(x + m * x_stride + k);
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) acc[n][m] = fma(weight[n], input, acc[n][m]);
+    }
+  }
+  if (k == end) return;
+  for (int m = 0; m < M; ++m) {
+    const Vec input = load_part(x + m * x_stride + k, end - k);  // weights are padded to 16 columns, inputs need not be
+    for (int n = 0; n < N; ++n) acc[n][m] = fma(load_weight(w[n] + k), input, acc[n][m]);
+  }
+}
+
+// N weight rows from row0 on, M input rows from x on.
+template <int N, int M, class W>
+void linear_tile(const W* weights, const LinearShape& s, size_t row0, const float* x, size_t x_stride, float* y,
+                 size_t y_stride) {
+  const W* w[N];
+  for (int n = 0; n < N; ++n) w[n] = weights + (row0 + n) * s.stride;
+  const Vec zero = set1(0.0f);
+  Vec total[N][M];
+  if (s.scales == nullptr) {
+    Vec acc[N][M];
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) acc[n][m] = zero;
+    accumulate<N, M>(w, x, x_stride, 0, s.cols, acc);
+    for (int n = 0; n < N; ++n)
+      for (int m = 0; m < M; ++m) total[n][m] = acc[n][m];
+  } else {
+    for (int n = 0; n < N; ++n)
+      for (int m = 0; m < M; ++m) total[n][m] = zero;
+    size_t block = 0;
+    for (size_t begin = 0; begin < s.cols; begin += kScaleBlock, ++block) {
+      const size_t end = begin + kScaleBlock < s.cols ? begin + kScaleBlock : s.cols;
+      Vec acc[N][M];
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n)
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m) acc[n][m] = zero;
+      accumulate<N, M>(w, x, x_stride, begin, end, acc);
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) {
+        const Vec scale = set1(s.scales[s.scale_row[row0 + n] * s.scale_cols + block]);
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m) total[n][m] = fma(scale, acc[n][m], total[n][m]);
+      }
+    }
+  }
+  for (int n = 0; n < N; ++n)
+    for (int m = 0; m < M; ++m) y[m * y_stride + row0 + n] = sum(total[n][m]);
+}
+
+// `count` weight rows from row0 on, M input rows: as many weight rows a tile as running sums fit in registers.
+template <int M, class W>
+void linear_rows(const W* weights, const LinearShape& s, size_t row0, size_t count, const float* x, size_t x_stride, float* y,
+                 size_t y_stride) {
+  constexpr int kTile = kAccumulators / M < 1 ? 1 : (kAccumulators / M > 8 ? 8 : kAccumulators / M);
+  size_t n = 0;
+  for (; n + kTile <= count; n += kTile) linear_tile<kTile, M>(weights, s, row0 + n, x, x_stride, y, y_stride);
+  for (; n < count; ++n) linear_tile<1, M>(weights, s, row0 + n, x, x_stride, y, y_stride);
+}
+
+// Weight rows in the outer loop: a group of them is read from memory once and stays in L1 for all input rows.
+template <class W>
+void linear(const W* weights, const LinearShape& s, const float* x, size_t rows, size_t x_stride, float* y, size_t y_stride) {
+  constexpr size_t kGroup = 8;
+  for (size_t n = 0; n < s.rows; n += kGroup) {
+    const size_t count = n + kGroup < s.rows ? kGroup : s.rows - n;
+    size_t m = 0;
+    while (m < rows) {
+      const float* xm = x + m * x_stride;
+      float* ym = y + m * y_stride;
+      const size_t left = rows - m;
+      if (kTileRows == 8 && left >= 8) {
+        linear_rows<kTileRows>(weights, s, n, count, xm, x_stride, ym, y_stride);
+        m += kTileRows;
+      } else if (left >= 4) {
+        linear_rows<4>(weights, s, n, count, xm, x_stride, ym, y_stride);
+        m += 4;
+      } else if (left >= 2) {
+        linear_rows<2>(weights, s, n, count, xm, x_stride, ym, y_stride);
+        m += 2;
+      } else {
+        linear_rows<1>(weights, s, n, count, xm, x_stride, ym, y_stride);
+        m += 1;
+      }
+    }
+  }
+}
+
+void linear_bf16(const uint16_t* w, const LinearShape& s, const float* x, size_t rows, size_t x_stride, float* y,
+                 size_t y_stride) {
+  linear(w, s, x, rows, x_stride, y, y_stride);
+}
+void linear_f32(const float* w, const LinearShape& s, const float* x, size_t rows, size_t x_stride, float* y,
+                size_t y_stride) {
+  linear(w, s, x, rows, x_stride, y, y_stride);
+}
+
+}  // namespace kilotoken::KT_OPS
