@@ -37,17 +37,17 @@ export class MarkerGuard {
     for (const [edge, stand] of swaps) {
       back.set(stand, edge);
       // A template may print JSON with every non-ASCII character escaped.
-      back.set(`\\u${stand.charCodeAt(0).toString(16)}`, edge);
+      back.set(escaped(stand), edge);
     }
     return this.#cut(rendered).map((piece) => ('text' in piece ? { text: swap(piece.text, back) } : piece));
   }
 
-  /** A private-use character that does not occur in `json`, for each edge. */
+  /** A private-use character for each edge that does not occur in `json`, neither as itself nor escaped. */
   #swaps(json: string): Map<string, string> {
     const swaps = new Map<string, string>();
     let code = 0xe000;
     for (const edge of this.#edges) {
-      while (json.includes(String.fromCharCode(code))) code += 1;
+      while (json.includes(String.fromCharCode(code)) || json.includes(escaped(String.fromCharCode(code)))) code += 1;
       if (code > 0xf8ff) throw new InputError('the prompt uses every private-use character of Unicode');
       swaps.set(edge, String.fromCharCode(code));
       code += 1;
@@ -72,6 +72,11 @@ export class MarkerGuard {
     if (start < rendered.length) pieces.push({ text: rendered.slice(start) });
     return pieces;
   }
+}
+
+/** A private-use character as JSON escapes it. */
+function escaped(stand: string): string {
+  return `\\u${stand.charCodeAt(0).toString(16)}`;
 }
 
 function swap(text: string, swaps: ReadonlyMap<string, string>): string {
