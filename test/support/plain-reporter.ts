@@ -29,8 +29,14 @@ export function tallyOf(modules: readonly TestModule[], unhandledErrors: number)
 
 export default class PlainReporter implements Reporter {
   onTestRunEnd(modules: readonly TestModule[], errors: readonly unknown[]): void {
-    const { passed, failed, skipped } = tallyOf(modules, errors.length);
+    // Static checks that failed before the tests ran: their names, joined by commas.
+    const checks = (process.env.KILOTOKEN_FAILED_CHECKS ?? '').split(',').filter((name) => name !== '');
+    const { passed, failed, skipped } = tallyOf(modules, errors.length + checks.length);
     // Other reporters print in the same hook; the exit handler puts this line after all of them.
-    process.once('exit', () => process.stdout.write(`${passed} passed, ${failed} failed, ${skipped} skipped\n`));
+    process.once('exit', () => {
+      // A run in which nothing passed proves nothing.
+      if (passed === 0 || failed > 0) process.exitCode = 1;
+      process.stdout.write(`${passed} passed, ${failed} failed, ${skipped} skipped\n`);
+    });
   }
 }
