@@ -1,0 +1,180 @@
+/** `kilotoken audit`: the main job. Decodes every prompt with and without speculation, judges, writes the run and its page. */
+import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { type AuditInput, audit } from '../../harness/audit.ts';
+import { digestOf } from '../../harness/bundle/digests.ts';
+import type { Arm, Rule } from '../../harness/bundle/rows.ts';
+import { type Engine, InputError } from '../../harness/engine.ts';
+import { DEFAULT_PLAN, type PlanOptions, QUICK_PLAN } from '../../harness/plan.ts';
+import { exitCodeOf } from '../../harness/report/build.ts';
+import { loadClaims } from '../../harness/suite/claims.ts';
+import { loadTokenizer } from '../../harness/suite/tokenizer.ts';
+import { EXIT } from '../support/exit.ts';
+import { onInterrupt } from '../support/interrupt.ts';
+import { machine } from '../support/machine.ts';
+import { type Activations, loadModel, modelKind, NANO } from '../support/model.ts';
+import { activationsOption, realNumber, seed, wholeNumber } from '../support/options.ts';
+import { note, print, printJson } from '../support/output.ts';
+import { buildPage } from '../support/page.ts';
+import { chooseSuites, encodeSuites } from '../support/prompts.ts';
+import { ROOT, repositoryState } from '../support/repository.ts';
+import { printSummary } from '../support/summary.ts';
+
+/** Prompts of each suite in a quick audit. */
+const QUICK_PROMPTS = 8;
+
+interface Options {
+  readonly checkpoint: string;
+  readonly activations?: Activations;
+  readonly suite: readonly string[];
+  readonly scenario?: readonly string[];
+  readonly prompts?: number;
+  readonly out?: string;
+  readonly seed: string;
+  readonly block?: number;
+  readonly quick?: boolean;
+  readonly json?: boolean;
+  readonly page: boolean;
+  readonly tokens?: number;
+  readonly sampledTokens?: number;
+  readonly lawPrompts?: number;
+  readonly lawSeeds?: number;
+  readonly lawTokens?: number;
+  readonly lawPromptTokens?: number;
+  readonly speedPrompts?: number;
+  readonly speedTokens?: number;
+  readonly speedRepeats?: number;
+  readonly concurrency?: number;
+  readonly stepTimeout?: number;
+}
+
+export function auditCommand(program: Command): void {
+  const count = wholeNumber(1);
+  program
+    .command('audit')
+    .description(
+      'compare decoding with and without speculation on every prompt; measure acceptance and speed; build the page',
+    )
+    .option('--checkpoint <dir>', 'checkpoint with its dflash/ draft', join(NANO, 'fp4'))
+    .addOption(activationsOption())
+    .option('--suite <path...>', 'folders of suites, or files of known benchmarks', [join(ROOT, 'suites')])
+    .option('--scenario <name...>', 'only these scenarios')
+    .option('--prompts <n>', 'at most so many prompts of each suite', count)
+    .option('--out <dir>', 'run directory to create (default: runs/<time>-<hash>)')
+    .option('--seed <n>', 'seed of everything that is drawn', seed, '1')
+    .option('--block <n>', "tokens of a verify step, anchor included (default: the draft's)", wholeNumber(2))
+    .option('--quick', `${QUICK_PROMPTS} prompts of each suite and short outputs`)
+    .option('--tokens <n>', 'greedy tokens a prompt', count)
+    .option('--sampled-tokens <n>', 'tokens a prompt at temperature 1, rules match and coupled', count)
+    .option('--law-prompts <n>', 'prompts of the law test of rule reject', count)
+    .option('--law-seeds <n>', 'sessions a law prompt and arm', count)
+    .option('--law-tokens <n>', 'first tokens the law test looks at', count)
+    .option('--law-prompt-tokens <n>', 'how much of a prompt the law test keeps', count)
+    .option('--speed-prompts <n>', 'timed prompts of each scenario', count)
+    .option('--speed-tokens <n>', 'tokens of a timed session', count)
+    .option('--speed-repeats <n>', 'timed sessions a prompt and arm; even numbers make whole ABBA blocks', count)
+    .option('--concurrency <n>', 'sessions in flight outside the timed phase', count)
+    .option('--step-timeout <seconds>', 'longest wait for one engine step', realNumber(0, 3600, true))
+    .option('--json', 'print the report as one JSON document')
+    .option('--no-page', 'do not build the page')
+    .action(run);
+}
+
+async function run(options: Options): Promise<void> {
+  const startedAt = new Date();
+  const model = await loadModel(options.checkpoint, options.activations);
+  try {
+    const { draft } = model.checkpoint;
+    if (draft === null) {
+      throw new InputError(`${options.checkpoint} has no dflash/ draft; an audit compares speculation on with off`);
+    }
+    const block = options.block ?? draft.blockSize;
+    if (block > draft.blockSize)
+      throw new InputError(`--block ${block} exceeds the draft's block of ${draft.blockSize}`);
+    const tokenizer = await loadTokenizer(options.checkpoint);
+    const plan = planOptions(options, tokenizer.stopIds);
+    const suites = await chooseSuites({
+      paths: options.suite,
+      scenarios: options.scenario,
+      limit: options.prompts ?? (options.quick ? QUICK_PROMPTS : undefined),
+    });
+    const longest = Math.max(plan.tokens, plan.sampledTokens, plan.speedTokens);
+    const encoded = encodeSuites(suites, tokenizer, model.checkpoint.maxContext - longest);
+    for (const id of encoded.tooLong) note(`Prompt ${id} is left out: with the output it exceeds the context.`);
+
+    const engine = (rule: Rule, arm: Arm): Engine => model.engine({ rule, blockSize: arm === 'plain' ? 1 : block });
+    const both = (rule: Rule): Record<Arm, Engine> => ({
+      plain: engine(rule, 'plain'),
+      speculative: engine(rule, 'speculative'),
+    });
+    const state = repositoryState();
+    const command = `kilotoken ${process.argv.slice(2).join(' ')}`.trim();
+    const id = runId(startedAt, { command, plan, ...state });
+    const directory = resolve(options.out ?? join('runs', id));
+    const input: Omit<AuditInput, 'signal'> = {
+      engines: { match: both('match'), coupled: both('coupled'), reject: both('reject') },
+      prompts: encoded.prompts,
+      suites: encoded.suites,
+      ledger: await loadClaims(join(ROOT, 'suites/claims.json')),
+      plan,
+      about: {
+        id,
+        title: `Speculation on against off, ${modelKind(options.checkpoint).name}, block ${block}`,
+        command,
+        ...state,
+        machine: machine(),
+        model: modelKind(options.checkpoint),
+        tokenizer: { digest: tokenizer.digest, templateDigest: tokenizer.templateDigest },
+      },
+      startedAt,
+      directory,
+      progress: note,
+    };
+    const { signal, restore } = onInterrupt();
+    note(`Auditing ${options.checkpoint} with ${encoded.prompts.length} prompts into ${directory}`);
+    const { report, interrupted } = await audit({ ...input, signal });
+    restore();
+
+    if (options.json) printJson(report);
+    else printSummary(report);
+    const closing = options.json ? note : print;
+    if (interrupted) {
+      closing(`Interrupted. Partial run: ${directory}`);
+      process.exitCode = EXIT.interrupted;
+      return;
+    }
+    process.exitCode = exitCodeOf(report.verdicts);
+    if (!options.page) closing(`Run: ${directory}`);
+    else {
+      note('Building the page ...');
+      closing(`Page: ${await buildPage(directory)}`);
+    }
+  } finally {
+    await model.close();
+  }
+}
+
+function planOptions(options: Options, stopIds: readonly number[]): PlanOptions {
+  const base = options.quick ? QUICK_PLAN : DEFAULT_PLAN;
+  return {
+    seed: options.seed,
+    stopIds,
+    tokens: options.tokens ?? base.tokens,
+    sampledTokens: options.sampledTokens ?? base.sampledTokens,
+    lawPrompts: options.lawPrompts ?? base.lawPrompts,
+    lawSeeds: options.lawSeeds ?? base.lawSeeds,
+    lawTokens: options.lawTokens ?? base.lawTokens,
+    lawPromptTokens: options.lawPromptTokens ?? base.lawPromptTokens,
+    speedPromptsPerScenario: options.speedPrompts ?? base.speedPromptsPerScenario,
+    speedTokens: options.speedTokens ?? base.speedTokens,
+    speedRepeats: options.speedRepeats ?? base.speedRepeats,
+    concurrency: options.concurrency ?? base.concurrency,
+    stepTimeoutSeconds: options.stepTimeout ?? base.stepTimeoutSeconds,
+  };
+}
+
+/** `<UTC time>-<hash of what was asked>`, fit for a folder name. */
+function runId(startedAt: Date, asked: unknown): string {
+  const time = startedAt.toISOString().replace(/[-:]|\.\d+/g, '');
+  return `${time}-${digestOf(asked).slice('sha256:'.length, 'sha256:'.length + 7)}`;
+}

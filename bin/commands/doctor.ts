@@ -1,0 +1,162 @@
+/** `kilotoken doctor`: what this machine has and lacks, each missing thing with the package that brings it. */
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Command, Option } from 'commander';
+import { openCheckpoint } from '../../native/checkpoint/index.ts';
+import { EXIT } from '../support/exit.ts';
+import { availableMemoryGiB, cpuFeatures, firstLineOf, gpus, machine } from '../support/machine.ts';
+import { note, paint, print, printJson } from '../support/output.ts';
+import { ROOT } from '../support/repository.ts';
+
+interface Finding {
+  readonly name: string;
+  /** `absent`: not there and not needed. `missing`: not there and needed. */
+  readonly state: 'ok' | 'absent' | 'missing';
+  readonly detail: string;
+  /** What to install or run; null when nothing is missing. */
+  readonly remedy: string | null;
+}
+
+export function doctorCommand(program: Command): void {
+  program
+    .command('doctor')
+    .description('say what this machine has for kilotoken and what it lacks')
+    .option('--json', 'print one JSON document')
+    .addOption(new Option('--require <what>', 'fail (exit code 3) without it').choices(['gpu']))
+    .action(run);
+}
+
+async function run(options: { readonly json?: boolean; readonly require?: 'gpu' }): Promise<void> {
+  const findings: Finding[] = [
+    node(),
+    await addon(),
+    compiler(),
+    program('cmake', ['--version'], 'apt install cmake'),
+    cpu(),
+    memory(),
+    cuda(),
+    gpu(options.require === 'gpu'),
+    ...(await checkpoints()),
+  ];
+  const missing = findings.filter((finding) => finding.state === 'missing');
+  if (options.json) printJson({ machine: machine(), findings, missing: missing.map((finding) => finding.name) });
+  else {
+    for (const { name, state, detail, remedy } of findings) {
+      const style = { ok: 'green', absent: 'dim', missing: 'red' } as const;
+      print(
+        `${paint(style[state], state.padEnd(8))}${name.padEnd(12)}${detail}${remedy === null ? '' : ` -> ${remedy}`}`,
+      );
+    }
+  }
+  if (missing.length > 0) {
+    note(`Missing: ${missing.map((finding) => finding.name).join(', ')}`);
+    process.exitCode = EXIT.environment;
+  }
+}
+
+function found(name: string, detail: string): Finding {
+  return { name, state: 'ok', detail, remedy: null };
+}
+
+function node(): Finding {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+  const enough = (major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22;
+  if (enough) return found('node', process.versions.node);
+  const remedy = 'install Node 20.19 or later (package nodejs)';
+  return { name: 'node', state: 'missing', detail: `${process.versions.node} is too old`, remedy };
+}
+
+async function addon(): Promise<Finding> {
+  try {
+    const { addon: loadAddon } = await import('../../native/addon.ts');
+    const sets = loadAddon().instructionSets();
+    if (sets.length > 0) return found('addon', `built; instruction sets here: ${sets.join(', ')}`);
+    const remedy = 'a processor with AVX2 and FMA';
+    return {
+      name: 'addon',
+      state: 'missing',
+      detail: 'built, but this processor has none of its instruction sets',
+      remedy,
+    };
+  } catch (error) {
+    const detail = (error as Error).message.split('\n')[0]!;
+    return { name: 'addon', state: 'missing', detail, remedy: 'npm run setup' };
+  }
+}
+
+function compiler(): Finding {
+  for (const name of ['c++', 'g++', 'clang++']) {
+    const version = firstLineOf(name, ['--version']);
+    if (version !== null) return found('compiler', version);
+  }
+  return { name: 'compiler', state: 'missing', detail: 'no C++ compiler', remedy: 'apt install g++' };
+}
+
+function program(name: string, args: readonly string[], remedy: string): Finding {
+  const version = firstLineOf(name, args);
+  return version === null ? { name, state: 'missing', detail: 'not found', remedy } : found(name, version);
+}
+
+function cpu(): Finding {
+  const { cpu: model, cores } = machine();
+  const features = cpuFeatures();
+  return found(
+    'cpu',
+    `${model}, ${cores} cores, ${features === null ? 'features unknown' : features.join(' ') || 'no vector extension used'}`,
+  );
+}
+
+function memory(): Finding {
+  return found('memory', `${availableMemoryGiB().toFixed(1)} GiB available of ${machine().memoryGiB} GiB`);
+}
+
+function cuda(): Finding {
+  const nvcc = firstLineOf('nvcc', ['--version'], true) ?? firstLineOf('/usr/local/cuda/bin/nvcc', ['--version'], true);
+  const release = nvcc === null ? null : /release ([\d.]+)/.exec(nvcc)?.[1];
+  if (release != null) return found('cuda', `compiler ${release}`);
+  return { name: 'cuda', state: 'absent', detail: 'no CUDA compiler; the CPU engine needs none', remedy: null };
+}
+
+function gpu(required: boolean): Finding {
+  const list = gpus();
+  const [first] = list;
+  if (first !== undefined)
+    return found('gpu', `${list.map((entry) => `${entry.name} ${entry.memory}`).join('; ')}, driver ${first.driver}`);
+  const detail = 'nvidia-smi finds none';
+  if (!required) return { name: 'gpu', state: 'absent', detail: `${detail}; the CPU engine needs none`, remedy: null };
+  return { name: 'gpu', state: 'missing', detail, remedy: 'a GPU and its driver (package nvidia-driver)' };
+}
+
+/** Every folder two levels below checkpoints/ that holds a config.json. */
+async function checkpoints(): Promise<Finding[]> {
+  const base = join(ROOT, 'checkpoints');
+  const folders = (path: string): string[] =>
+    existsSync(path)
+      ? readdirSync(path)
+          .map((name) => join(path, name))
+          .filter((entry) => statSync(entry).isDirectory())
+          .sort()
+      : [];
+  const found = folders(base)
+    .flatMap(folders)
+    .filter((folder) => existsSync(join(folder, 'config.json')));
+  if (found.length === 0) return [{ name: 'checkpoint', state: 'absent', detail: `none below ${base}`, remedy: null }];
+  return Promise.all(
+    found.map(async (folder): Promise<Finding> => {
+      const name = 'checkpoint';
+      const label = folder.slice(ROOT.length + 1);
+      try {
+        const checkpoint = await openCheckpoint(folder);
+        const digests = `weights ${await checkpoint.weightsDigest()}, draft ${await checkpoint.draftDigest()}`;
+        return { name, state: 'ok', detail: `${label}: ${digests}`, remedy: null };
+      } catch (error) {
+        return {
+          name,
+          state: 'missing',
+          detail: `${label} is broken: ${(error as Error).message}`,
+          remedy: 'git checkout it anew',
+        };
+      }
+    }),
+  );
+}

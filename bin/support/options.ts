@@ -1,0 +1,37 @@
+/** Option values, parsed strictly: `12abc` is not 12. Commander turns what these throw into one line and exit code 2. */
+import { InvalidArgumentError, Option } from 'commander';
+
+export function wholeNumber(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < least || value > most) {
+      const range = most === Number.MAX_SAFE_INTEGER ? `at least ${least}` : `${least} to ${most}`;
+      throw new InvalidArgumentError(`It must be a whole number, ${range}.`);
+    }
+    return value;
+  };
+}
+
+export function realNumber(least: number, most: number, open = false): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isFinite(value) || value < least || value > most || (open && value === least)) {
+      throw new InvalidArgumentError(`It must be a number ${open ? 'above' : 'from'} ${least} to ${most}.`);
+    }
+    return value;
+  };
+}
+
+/** An unsigned 64-bit integer, kept as text because a JavaScript number cannot hold it. */
+export function seed(text: string): string {
+  if (!/^\d{1,20}$/.test(text) || BigInt(text) > 0xffff_ffff_ffff_ffffn) {
+    throw new InvalidArgumentError('It must be a whole number from 0 to 18446744073709551615.');
+  }
+  return BigInt(text).toString();
+}
+
+export const activationsOption = (): Option =>
+  new Option('--activations <format>', "activation format (default: the checkpoint's own)").choices(['bf16', 'fp8']);
+
+export const ruleOption = (): Option =>
+  new Option('--rule <rule>', 'how drafts are checked').choices(['match', 'reject', 'coupled']).default('match');
