@@ -73,8 +73,15 @@ void linear_tile(const W* weights, const LinearShape& s, size_t row0, const floa
       }
     }
   }
+  float sums[N * M];
+  const Vec* flat = &total[0][0];
+  constexpr int kFours = N * M / 4 * 4;
+#pragma GCC unroll 4
+  for (int i = 0; i < kFours; i += 4) sum_four(flat + i, sums + i);
+#pragma GCC unroll 4
+  for (int i = kFours; i < N * M; ++i) sums[i] = sum(flat[i]);
   for (int n = 0; n < N; ++n)
-    for (int m = 0; m < M; ++m) y[m * y_stride + row0 + n] = sum(total[n][m]);
+    for (int m = 0; m < M; ++m) y[m * y_stride + row0 + n] = sums[n * M + m];
 }
 
 // `count` weight rows from row0 on, M input rows: as many weight rows a tile as running sums fit in registers.
@@ -93,6 +100,7 @@ void linear(const W* weights, const LinearShape& s, const float* x, size_t rows,
   constexpr size_t kGroup = 8;
   for (size_t n = 0; n < s.rows; n += kGroup) {
     const size_t count = n + kGroup < s.rows ? kGroup : s.rows - n;
+    for (size_t i = 0; i < kGroup * s.stride; i += 64 / sizeof(W)) prefetch(weights + (n + kGroup) * s.stride + i);
     size_t m = 0;
     while (m < rows) {
       const float* xm = x + m * x_stride;

@@ -47,6 +47,17 @@ KT_INLINE Vec bits_and(Vec a, uint32_t mask) {
 KT_INLINE Vec bits_or(Vec a, Vec b) {
   return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
 }
+// The sums of four vectors, each folded by halving.
+KT_INLINE __m128 sums(Vec a, Vec b, Vec c, Vec d) {
+  const auto fold = [](__m512 x, __m512 y) {  // quarters [x0 x1 x2 x3], [y...] -> [x0+x2 x1+x3 y0+y2 y1+y3]
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee));
+  };
+  const __m512 ab = fold(a.v, b.v), cd = fold(c.v, d.v);
+  const __m512 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  const __m512 two = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4e));
+  const __m512 one = _mm512_add_ps(two, _mm512_permute_ps(two, 0xb1));
+  return _mm512_castps512_ps128(_mm512_permutexvar_ps(_mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0), one));
+}
 KT_INLINE Vec pow2_of_low_bits(Vec a) {
   const __m512i biased = _mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
@@ -85,6 +96,16 @@ KT_INLINE Vec bits_and(Vec a, uint32_t mask) {
   return {_mm256_and_ps(a.lo, m), _mm256_and_ps(a.hi, m)};
 }
 KT_INLINE Vec bits_or(Vec a, Vec b) { return {_mm256_or_ps(a.lo, b.lo), _mm256_or_ps(a.hi, b.hi)}; }
+KT_INLINE __m128 sums(Vec a, Vec b, Vec c, Vec d) {
+  const auto fold = [](Vec x, Vec y) {  // -> [four lanes of x | four lanes of y]
+    const __m256 eight_x = _mm256_add_ps(x.lo, x.hi), eight_y = _mm256_add_ps(y.lo, y.hi);
+    return _mm256_add_ps(_mm256_permute2f128_ps(eight_x, eight_y, 0x20), _mm256_permute2f128_ps(eight_x, eight_y, 0x31));
+  };
+  const __m256 ab = fold(a, b), cd = fold(c, d);
+  const __m256 two = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  const __m256 one = _mm256_add_ps(two, _mm256_permute_ps(two, 0xb1));  // [a a c c | b b d d]
+  return _mm_unpacklo_ps(_mm_permute_ps(_mm256_castps256_ps128(one), 0x08), _mm_permute_ps(_mm256_extractf128_ps(one, 1), 0x08));
+}
 KT_INLINE __m256 pow2_of_low_bits(__m256 a) {
   const __m256i biased = _mm256_add_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
@@ -164,11 +185,25 @@ KT_INLINE void store_part(float* p, Vec a, size_t n) {
   for (size_t i = 0; i < n; ++i) p[i] = part[i];
 }
 
+// out[i] = the sum of v[i], its lanes folded by halving as core's sum_lanes does.
+KT_INLINE void sum_four(const Vec* v, float* out) {
+#if defined(__AVX2__)
+  _mm_storeu_ps(out, sums(v[0], v[1], v[2], v[3]));
+#else
+  for (int i = 0; i < 4; ++i) {
+    Vec lanes = v[i];
+    out[i] = sum_lanes(lanes.v);
+  }
+#endif
+}
+
 KT_INLINE float sum(Vec a) {
   float lanes[kLanes];
   store(lanes, a);
   return sum_lanes(lanes);
 }
+
+KT_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // Calls body(i, n) for i = 0, 16, 32, ... below `count`; n = 16, or fewer in the last call.
 template <class F>

@@ -1,0 +1,136 @@
+/**
+ * The typed mirror of native/addon: what the compiled addon exports, and the one place that loads it. Faults of the addon carry
+ * a `code`; `callAddon` turns them into the two error classes of this side.
+ */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import type { AttentionPlan, LayerPlan, TensorRecord } from './checkpoint/index.ts';
+import { EnvironmentError, InputError } from './errors.ts';
+
+export type Activations = 'bf16' | 'fp8';
+
+/** A checked checkpoint with its tensor maps as lists. Fields as in native/checkpoint/types.ts. */
+export interface NativeCheckpoint {
+  readonly hidden: number;
+  readonly vocab: number;
+  readonly eps: number;
+  readonly valueScale: number;
+  readonly experts: number;
+  readonly topK: number;
+  readonly normTopK: boolean;
+  readonly routedScale: number;
+  readonly maxContext: number;
+  readonly layers: readonly LayerPlan[];
+  readonly headTensor: string;
+  readonly tensors: readonly TensorRecord[];
+  readonly draft: NativeDraft | null;
+  readonly activations: Activations;
+  /** One of instructionSets(); default the first. All give the same bits. */
+  readonly instructionSet?: string;
+}
+
+export interface NativeDraft extends Omit<AttentionPlan, 'kind' | 'fusedGroups'> {
+  readonly layers: number;
+  readonly eps: number;
+  readonly valueScale: number;
+  readonly ffnWidth: number;
+  readonly blockSize: number;
+  readonly targetLayerIds: readonly number[];
+  readonly maskTokenId: number;
+  readonly maskEmbedding: Float32Array;
+  readonly tensors: readonly TensorRecord[];
+}
+
+export interface NativeSessionOptions {
+  readonly seed: string;
+  readonly temperature: number;
+  readonly topP: number;
+  readonly topK: number;
+  readonly maxTokens: number;
+  readonly stopIds: readonly number[];
+  readonly blockSize: number;
+  readonly rule: 'match' | 'reject' | 'coupled';
+  readonly replay: boolean;
+}
+
+export interface NativeRound {
+  readonly kind: 'prefill' | 'decode';
+  readonly committed: number[];
+  readonly drafted: number[];
+  readonly accepted: number;
+  readonly finish: 'stop' | 'length' | null;
+  readonly draftNs: number;
+  readonly verifyNs: number;
+  readonly totalNs: number;
+  readonly distinctExperts: number[];
+  readonly replay?: {
+    readonly p: Float64Array[];
+    readonly q: Float64Array[];
+    readonly uniforms: { stream: string; position: number; round: number; u: number }[];
+  };
+}
+
+export interface NativeTopRows {
+  readonly topIds: number[][];
+  readonly topLogprobs: number[][];
+}
+
+export interface NativeScored extends NativeTopRows {
+  readonly nextLogprobs: number[];
+}
+
+export interface NativeSession {
+  step(): Promise<NativeRound>;
+  fork(): Promise<NativeSession>;
+  close(): void;
+}
+
+export interface NativeModel {
+  open(prompt: readonly number[] | Int32Array, options: NativeSessionOptions): NativeSession;
+  /** chunk: rows a step, 1..64; the result does not depend on it. */
+  score(ids: readonly number[] | Int32Array, topK: number, chunk: number): Promise<NativeScored>;
+  draft(ids: readonly number[] | Int32Array, topK: number): Promise<NativeTopRows>;
+  close(): void;
+}
+
+export interface Addon {
+  load(checkpoint: NativeCheckpoint): Promise<NativeModel>;
+  instructionSets(): string[];
+}
+
+let loaded: Addon | null = null;
+
+/** Path of the compiled addon, whether this file runs from native/ or from dist/native/. Throws EnvironmentError. */
+export function addonFile(): string {
+  const places = ['../build/Release/kilotoken.node', '../../build/Release/kilotoken.node'];
+  const found = places.map((place) => fileURLToPath(new URL(place, import.meta.url))).find(existsSync);
+  if (found === undefined) throw new EnvironmentError('the native addon is not built; run `npm run setup`');
+  return found;
+}
+
+/** Throws EnvironmentError if the addon is missing or does not load. */
+export function addon(): Addon {
+  if (loaded === null) {
+    const file = addonFile();
+    try {
+      loaded = createRequire(import.meta.url)(file) as Addon;
+    } catch (error) {
+      const reason = (error as Error).message.split('\n')[0];
+      throw new EnvironmentError(`the native addon does not load (${reason}); run \`npm run setup\``);
+    }
+  }
+  return loaded;
+}
+
+/** Runs `call`; a fault of the addon leaves as InputError or EnvironmentError. */
+export async function callAddon<T>(call: () => T | Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    const { code, message } = error as { code?: string; message: string };
+    if (code === 'KILOTOKEN_INPUT') throw new InputError(message);
+    if (code === 'KILOTOKEN_ENVIRONMENT') throw new EnvironmentError(message);
+    throw error;
+  }
+}
