@@ -1,0 +1,124 @@
+/**
+ * Brings a bare clone to a state where the CLI runs: checks the prerequisites by name, installs the locked packages, builds the addon and
+ * compiles the TypeScript. Each step is skipped when its inputs have not changed since it last succeeded, so a warm call costs well under a
+ * second. Plain JavaScript with no dependency, because it runs before there are any.
+ */
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const stampFile = join(root, 'build', 'setup-stamps.json');
+
+/** The names under which the usual systems carry a missing tool. */
+const PACKAGES = {
+  cmake: 'Debian/Ubuntu: apt-get install cmake; Fedora: dnf install cmake; macOS: brew install cmake',
+  'a C++ compiler': 'Debian/Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install',
+  'make or ninja': 'Debian/Ubuntu: apt-get install make (or ninja-build); Fedora: dnf install make; macOS: xcode-select --install',
+};
+
+function stop(line) {
+  process.stderr.write(`setup: ${line}\n`);
+  process.exit(3);
+}
+
+function found(...names) {
+  return names.some((name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0);
+}
+
+function checkPrerequisites() {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  if (!((major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22)) {
+    stop(`Node ${process.versions.node} is too old: 20.19, 22.12 or newer is needed (nodejs.org, or your system's nodejs package)`);
+  }
+  const missing = [];
+  if (!found('cmake')) missing.push('cmake');
+  if (!found(...(process.env.CXX ? [process.env.CXX] : []), 'c++', 'g++', 'clang++')) missing.push('a C++ compiler');
+  if (!found('ninja', 'make', 'gmake')) missing.push('make or ninja');
+  if (missing.length > 0) stop(missing.map((name) => `${name} is missing. ${PACKAGES[name]}`).join('\nsetup: '));
+}
+
+function filesUnder(path, pattern) {
+  const full = join(root, path);
+  if (!existsSync(full)) return [];
+  if (statSync(full).isFile()) return [path];
+  return readdirSync(full, { withFileTypes: true })
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .flatMap((entry) => {
+      const below = join(path, entry.name);
+      if (entry.isDirectory()) return entry.name === 'node_modules' ? [] : filesUnder(below, pattern);
+      return pattern.test(entry.name) ? [below] : [];
+    });
+}
+
+/** One digest over the names and bytes of a step's inputs. */
+function digest(paths, pattern) {
+  const hash = createHash('sha256').update(`${process.version} ${process.platform} ${process.arch}\n`);
+  for (const file of paths.flatMap((path) => filesUnder(path, pattern))) {
+    hash.update(`${file}\n`).update(readFileSync(join(root, file)));
+  }
+  return hash.digest('hex');
+}
+
+function run(label, command, args) {
+  process.stderr.write(`setup: ${label}\n`);
+  const started = Date.now();
+  const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28, env: { ...process.env, npm_config_loglevel: 'error' } });
+  if (result.status !== 0) {
+    process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);
+    stop(`${label} failed (${command} ${args.join(' ')}, ${result.error?.message ?? `exit ${result.status}`})`);
+  }
+  process.stderr.write(`setup: ${label}, ${((Date.now() - started) / 1000).toFixed(1)} s\n`);
+}
+
+const STEPS = [
+  {
+    name: 'packages',
+    label: 'installing the locked packages',
+    inputs: () => digest(['package-lock.json', 'package.json'], /./),
+    output: 'node_modules/typescript/package.json',
+    run: (label) => run(label, 'npm', ['ci', '--no-audit', '--no-fund', '--prefer-offline']),
+  },
+  {
+    name: 'addon',
+    label: 'building the native addon',
+    inputs: () => digest(['CMakeLists.txt', 'core', 'reference', 'kernels', 'native'], /\.(h|hpp|cc|cpp|cu|cuh|txt|cmake)$/),
+    output: 'build/Release/kilotoken.node',
+    run: (label) => run(label, process.execPath, ['node_modules/cmake-js/bin/cmake-js', 'build', '--out', 'build']),
+  },
+  {
+    name: 'typescript',
+    label: 'compiling the TypeScript',
+    inputs: () => digest(['tsconfig.json', 'tsconfig.build.json', 'package-lock.json', 'bin', 'harness', 'native', 'scripts'], /\.(ts|mjs|json)$/),
+    output: 'dist/bin/kilotoken.js',
+    run: (label) => run(label, process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json']),
+  },
+];
+
+/** `npx kilotoken` in the repository: npm links the binaries of dependencies, not a package's own. */
+function linkCommand() {
+  const link = join(root, 'node_modules', '.bin', 'kilotoken');
+  if (existsSync(link)) return;
+  mkdirSync(dirname(link), { recursive: true });
+  symlinkSync(join('..', '..', 'bin', 'kilotoken.mjs'), link);
+}
+
+checkPrerequisites();
+let stamps = {};
+try {
+  stamps = JSON.parse(readFileSync(stampFile, 'utf8'));
+} catch {
+  // no earlier set-up, or one that was cut off: every step runs
+}
+for (const step of STEPS) {
+  const inputs = step.inputs();
+  if (stamps[step.name] !== inputs || !existsSync(join(root, step.output))) {
+    step.run(step.label);
+    stamps[step.name] = inputs;
+    mkdirSync(dirname(stampFile), { recursive: true });
+    writeFileSync(stampFile, `${JSON.stringify(stamps, null, 2)}\n`);
+  }
+}
+linkCommand();
