@@ -74,9 +74,15 @@ function readAttributes(text: string): Map<string, string> {
   return found;
 }
 
-/** The element and everything below it, in document order. */
-export function descendants(element: Element): Element[] {
-  return element.children.flatMap((child) => (typeof child === 'string' ? [] : [child, ...descendants(child)]));
+const below = new WeakMap<Element, readonly Element[]>();
+
+/** Everything below the element, in document order. Remembered: a parsed page does not change. */
+export function descendants(element: Element): readonly Element[] {
+  const known = below.get(element);
+  if (known) return known;
+  const found = element.children.flatMap((child) => (typeof child === 'string' ? [] : [child, ...descendants(child)]));
+  below.set(element, found);
+  return found;
 }
 
 export const all = (element: Element, name: string): Element[] => descendants(element).filter((e) => e.name === name);

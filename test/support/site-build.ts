@@ -1,10 +1,22 @@
-/** Builds the page in a folder of its own, as a child process, the way the command line does. */
+/**
+ * Builds the page in a folder of its own, as a child process, the way the command line does.
+ *
+ * NOTE: Astro loads what it built from the output folder, or from the working directory when the output lies outside it, so
+ * one of the two must be inside the repository. Inside is also where builds cannot meet each other's staging folder.
+ */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const repository = fileURLToPath(new URL('../..', import.meta.url));
+
+/** A new folder for builds, ignored by git. The caller removes it. */
+export function siteWorkshop(): string {
+  const dist = join(repository, 'site', 'dist');
+  mkdirSync(dist, { recursive: true });
+  return mkdtempSync(join(dist, 'test-'));
+}
 
 export interface SiteBuild {
   readonly code: number | null;
@@ -14,14 +26,15 @@ export interface SiteBuild {
   readonly folder: string;
 }
 
-/** `source` is a report.json or a folder of runs; `home` is where the page's folder `name` is made. */
-export async function buildSite(source: string, home: string, name: string): Promise<SiteBuild> {
-  const folder = join(home, name);
-  mkdirSync(home, { recursive: true });
+/** `source` is a report.json or a folder of runs; `folder` is where the page goes. */
+export async function buildSite(source: string, folder: string): Promise<SiteBuild> {
   const child = spawn(
     process.execPath,
     [join(repository, 'node_modules/astro/astro.js'), 'build', '--root', join(repository, 'site'), '--outDir', folder],
-    { cwd: home, env: { ...process.env, KILOTOKEN_REPORT: source, ASTRO_TELEMETRY_DISABLED: '1', NO_COLOR: '1' } },
+    {
+      cwd: repository,
+      env: { ...process.env, KILOTOKEN_REPORT: source, ASTRO_TELEMETRY_DISABLED: '1', NO_COLOR: '1' },
+    },
   );
   let output = '';
   child.stdout.on('data', (chunk) => {

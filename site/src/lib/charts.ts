@@ -28,7 +28,7 @@ interface Room {
   readonly columns: number;
 }
 
-const WIDE: Room = { width: 710, labels: 230, broken: false, step: 22, columns: 4 };
+const WIDE: Room = { width: 720, labels: 230, broken: false, step: 22, columns: 4 };
 const NARROW: Room = { width: 343, labels: 120, broken: true, step: 34, columns: 2 };
 
 const FONT = 12;
@@ -82,18 +82,36 @@ function point(m: Measured): { value: number; low: number; high: number } | null
   return { value: m.value, low: m.interval?.low ?? m.value, high: m.interval?.high ?? m.value };
 }
 
-async function draw(spec: (room: Room) => unknown): Promise<Drawing> {
+interface Spec {
+  readonly spec: unknown;
+  /** Width that the labels left of the panels really take, px. */
+  readonly left: number;
+}
+
+async function draw(spec: (room: Room) => Spec): Promise<Drawing> {
   return { wide: await svg(spec(WIDE)), narrow: await svg(spec(NARROW)) };
 }
 
-async function svg(spec: unknown): Promise<string> {
+async function svg({ spec, left }: Spec): Promise<string> {
   resetSVGDefIds();
   const compiled = compile({ ...(spec as TopLevelSpec), config: CONFIG } as TopLevelSpec).spec;
   const view = new View(parse(compiled), { renderer: 'none' });
   const text = await view.toSVG();
   view.finalize();
   // The figure names the drawing for assistive technology; inside it there is nothing to walk through.
-  return text.replace('<svg ', '<svg aria-hidden="true" focusable="false" ').replace(/ xmlns:xlink="[^"]*"/, '');
+  return crop(text, left)
+    .replace('<svg ', '<svg aria-hidden="true" focusable="false" ')
+    .replace(/ xmlns:xlink="[^"]*"/, '');
+}
+
+/** Cuts the empty strip that overestimated labels leave on the left, so that the drawing keeps to its column. */
+function crop(text: string, left: number): string {
+  const size = /width="(\d+)" height="(\d+)" viewBox="[^"]*"/;
+  const [, width = '0', height = '0'] = size.exec(text) ?? [];
+  const [, origin = '0'] = /translate\((\d+)/.exec(text) ?? [];
+  const start = Math.max(0, Number(origin) - left);
+  const kept = Number(width) - start;
+  return text.replace(size, `width="${kept}" height="${height}" viewBox="${start} 0 ${kept} ${height}"`);
 }
 
 /** Row panels by scenario, one line per label, a shared quantitative axis below. */
@@ -102,11 +120,11 @@ function rowPanels(
   values: readonly Record<string, unknown>[],
   order: { scenarios: readonly string[]; labels: readonly string[] },
   layer: readonly unknown[],
-): unknown {
+): Spec {
   const lines = (label: string): string => (room.broken ? label.replace(', ', '\n') : label);
   const longest = Math.max(0, ...order.labels.flatMap((label) => lines(label).split('\n')).map((line) => line.length));
   const labels = Math.min(room.labels, Math.ceil(longest * FONT * GLYPH) + 12);
-  return {
+  const spec = {
     data: { values: values.map((row) => ({ ...row, label: lines(String(row.label)) })) },
     facet: {
       row: {
@@ -117,7 +135,7 @@ function rowPanels(
       },
     },
     spec: {
-      width: room.width - labels - 34,
+      width: room.width - labels - 16,
       height: { step: room.step },
       encoding: {
         y: {
@@ -138,6 +156,24 @@ function rowPanels(
       layer,
     },
   };
+  return { spec, left: labels + 4 };
+}
+
+/** Panels side by side, one a scenario, as many in a row as the room allows. */
+function smallMultiples(
+  room: Room,
+  values: readonly Record<string, unknown>[],
+  scenarios: readonly string[],
+  panel: Record<string, unknown>,
+): Spec {
+  const left = 34;
+  const spec = {
+    data: { values },
+    facet: { field: 'scenario', type: 'nominal', sort: scenarios, header: { labelAnchor: 'start' } },
+    columns: room.columns,
+    spec: { width: (room.width - left - 8) / room.columns - 18, ...panel },
+  };
+  return { spec, left };
 }
 
 /** Acceptance length per scenario: measured with interval, n-gram baseline, published figure. */
@@ -201,17 +237,9 @@ export function survivalChart(rows: readonly AcceptanceRow[]): Promise<Drawing> 
   const last = Math.max(2, ...rows.map((row) => row.survival.length));
   const pick = <K extends keyof (typeof SERIES)[number]>(key: K) =>
     labels.map((_, i) => SERIES[i % SERIES.length]?.[key]);
-  return draw((room) => ({
-    data: { values },
-    facet: {
-      field: 'scenario',
-      type: 'nominal',
-      sort: distinct(rows.map((row) => row.scenario)),
-      header: { labelAnchor: 'start' },
-    },
-    columns: room.columns,
-    spec: {
-      width: (room.width - 30) / room.columns - 18,
+  const scenarios = distinct(rows.map((row) => row.scenario));
+  return draw((room) =>
+    smallMultiples(room, values, scenarios, {
       height: 130,
       mark: { type: 'line', point: { size: 34, filled: true, opacity: 1 }, strokeWidth: 1.5 },
       encoding: {
@@ -231,8 +259,8 @@ export function survivalChart(rows: readonly AcceptanceRow[]): Promise<Drawing> 
         shape: { field: 'label', type: 'nominal', legend: null, scale: { domain: labels, range: pick('shape') } },
         strokeDash: { field: 'label', type: 'nominal', legend: null, scale: { domain: labels, range: pick('dash') } },
       },
-    },
-  }));
+    }),
+  );
 }
 
 /** Whole numbers from `first` to `last`. */
@@ -243,17 +271,9 @@ export function histogramChart(rows: readonly AcceptanceRow[], most: number): Pr
   const values = rows.flatMap((row) =>
     row.histogram.map((rounds, accepted) => ({ scenario: row.scenario, accepted, rounds })),
   );
-  return draw((room) => ({
-    data: { values },
-    facet: {
-      field: 'scenario',
-      type: 'nominal',
-      sort: distinct(rows.map((row) => row.scenario)),
-      header: { labelAnchor: 'start' },
-    },
-    columns: room.columns,
-    spec: {
-      width: (room.width - 30) / room.columns - 18,
+  const scenarios = distinct(rows.map((row) => row.scenario));
+  return draw((room) =>
+    smallMultiples(room, values, scenarios, {
       height: 90,
       mark: { type: 'bar', color: 'var(--series-1)', width: { band: 0.78 } },
       encoding: {
@@ -265,8 +285,8 @@ export function histogramChart(rows: readonly AcceptanceRow[], most: number): Pr
           axis: { tickCount: 3, title: null, format: '~s' },
         },
       },
-    },
-  }));
+    }),
+  );
 }
 
 /** Decode tokens per second with and without speculation; the speed-up, where there is one, stands at the bar's end. */
@@ -287,9 +307,11 @@ export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
     scenarios: distinct(rows.map((row) => row.scenario)),
     labels: distinct(labels),
   };
+  const most = Math.max(1, ...values.map((row) => row.high ?? 0));
   const x = {
     type: 'quantitative',
-    scale: { zero: true, nice: true },
+    // Room to the right of the longest bar for its speed-up.
+    scale: { domain: [0, most * 1.15], nice: false },
     axis: { title: 'decode tokens per second', tickCount: 5, format: '~s' },
   };
   return draw((room) =>

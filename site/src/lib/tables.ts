@@ -2,7 +2,7 @@
  * Turns report rows into tables of ready texts. Nothing is computed: cells are rounded for display, carry their full value
  * for the title, and collect the notes (warnings, reasons, sources) that must stand under the table.
  */
-import type { AcceptanceRow, Measured, Report, SpeedRow, Warning } from '../../../harness/report/schema.ts';
+import type { AcceptanceRow, Measured, SpeedRow, Warning } from '../../../harness/report/schema.ts';
 import { count, decimalsFor, fixed, percent, range, rounded } from './format.ts';
 import { WARNINGS } from './words.ts';
 
@@ -25,7 +25,7 @@ export interface TableRow {
 export interface Table {
   readonly corner: string;
   readonly columns: readonly string[];
-  readonly groups: readonly { readonly title: string | null; readonly rows: readonly TableRow[] }[];
+  readonly groups: readonly { readonly title: string; readonly rows: readonly TableRow[] }[];
   /** Said once under the table: what the intervals are and how many observations stand behind each measure. */
   readonly legend: readonly string[];
   readonly notes: readonly { readonly mark: string; readonly text: string }[];
@@ -312,28 +312,5 @@ export function speedTable(rows: readonly SpeedRow[]): Table {
     })),
     legend: legend.lines(),
     notes: notes.list,
-  };
-}
-
-export function suiteTable(suites: Report['suites']): Table {
-  return {
-    corner: 'scenario',
-    columns: ['prompts', 'prompt tokens', 'digest'],
-    groups: [
-      {
-        title: null,
-        rows: suites.map((s) => ({
-          head: s.scenario,
-          marks: [],
-          cells: [
-            plainCell(s.prompts, count(s.prompts)),
-            plainCell(s.promptTokens, count(s.promptTokens)),
-            wordCell(s.digest),
-          ],
-        })),
-      },
-    ],
-    legend: [],
-    notes: [],
   };
 }

@@ -1,0 +1,473 @@
+/**
+ * The built page, judged by what a reader gets: every number of the report is there and right, nothing is fetched, nothing
+ * runs, nothing from the report becomes markup. Where chromium is installed the page is also opened from disk.
+ *
+ * One file, one build after another: builds share Astro's caches.
+ */
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { type Browser, chromium, type Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Measured, Report } from '../../harness/report/schema.ts';
+import { all, byId, descendants, type Element, parseHtml, textOf } from '../support/html.ts';
+import { sampleReport } from '../support/sample-report.ts';
+import { buildSite, type SiteBuild, siteWorkshop } from '../support/site-build.ts';
+
+const BUILD_LIMIT = 60_000;
+const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((p) =>
+  existsSync(p),
+);
+if (!CHROMIUM)
+  console.warn('SKIPPED: the page was not opened in a browser, for no chromium is installed (apt: chromium)');
+
+const home = siteWorkshop();
+afterAll(() => rmSync(home, { recursive: true, force: true }));
+
+function publish(runs: string, name: string, report: Report): string {
+  const folder = join(home, runs, name);
+  mkdirSync(folder, { recursive: true });
+  const path = join(folder, 'report.json');
+  writeFileSync(path, JSON.stringify(report, null, 2));
+  return path;
+}
+
+const report = sampleReport();
+let built: SiteBuild;
+let page: Element;
+
+beforeAll(async () => {
+  built = await buildSite(publish('runs', 'sample', report), join(home, 'page-one'));
+  expect(built.code, built.output).toBe(0);
+  page = parseHtml(built.html);
+}, BUILD_LIMIT);
+
+/** The cell of a table, found as a reader finds it: group, row and column heads. */
+function cellAt(table: string, group: string, row: string, column: string): Element {
+  const element = byId(page, table);
+  const columns = all(all(element, 'thead')[0] ?? element, 'th').map(textOf);
+  const body = all(element, 'tbody').find((b) => textOf(all(b, 'th')[0] ?? '') === group);
+  if (!body) return expect.fail(`${table}: no group ${group}`);
+  const line = all(body, 'tr').find((tr) => textOf(headOf(tr)) === row);
+  if (!line) return expect.fail(`${table}, ${group}: no row ${row}`);
+  const index = columns.findIndex((text) => text === column || text.startsWith(`${column} (`));
+  if (index < 0) return expect.fail(`${table}: no column ${column}`);
+  return all(line, 'td')[index - 1] ?? expect.fail('no cell');
+}
+
+/** A row's head without the letters of its notes. */
+function headOf(tr: Element): Element {
+  const [head] = all(tr, 'th');
+  if (!head) return expect.fail('a row without a head');
+  return { ...head, children: head.children.filter((c) => typeof c === 'string' || c.name !== 'sup') };
+}
+
+/** The printed number is the measured one, rounded; the full value, the interval and n are at hand. */
+function expectNumber(cell: Element, m: Measured): void {
+  if (m.state !== 'measured') {
+    expect(textOf(cell)).toMatch(/^not yet measured/);
+    expect(all(cell, 'data')).toHaveLength(0);
+    return;
+  }
+  const [data] = all(cell, 'data');
+  if (!data) expect.fail(`no number in "${textOf(cell)}"`);
+  expect(Number(data.attributes.get('value'))).toBe(m.value);
+  expectRounded(textOf(data), m.value);
+  const title = data.attributes.get('title') ?? '';
+  expect(title).toContain(`${m.value} ${m.unit}`);
+  expect(title).toContain(`n = ${m.n} ${m.of}`);
+  const shown = all(cell, 'span').map(textOf);
+  if (m.interval) {
+    expect(title).toContain(`${m.interval.low} to ${m.interval.high} (${m.interval.method})`);
+    const [low = '', high = ''] = (shown[0] ?? '').split('\u2013');
+    expectRounded(low, m.interval.low);
+    expectRounded(high, m.interval.high);
+  } else {
+    expect(shown).toEqual([]);
+  }
+}
+
+function expectRounded(shown: string, value: number): void {
+  expect(shown).toMatch(/^\d{1,3}(,\d{3})*(\.\d+)?$/);
+  const decimals = shown.split('.')[1]?.length ?? 0;
+  expect(Math.abs(Number(shown.replaceAll(',', '')) - value)).toBeLessThanOrEqual(0.5 * 10 ** -decimals * (1 + 1e-9));
+}
+
+describe('the numbers of the report', () => {
+  test('verdicts: question, outcome, evidence, what would have been caught, n, engines, scenarios, warnings', () => {
+    for (const v of report.verdicts) {
+      const entry = byId(page, `verdict-${v.id}`);
+      const text = textOf(entry);
+      expect(textOf(all(entry, 'h3')[0] ?? '')).toBe(v.question);
+      const [word] = all(entry, 'strong');
+      expect(textOf(word ?? '').replace(/^\S /, '')).toContain(v.outcome);
+      expect(text).toContain(v.evidence);
+      if (v.wouldHaveCaught !== null) expect(text).toContain(`Would have been caught: ${v.wouldHaveCaught}`);
+      expect(all(entry, 'data').map((d) => d.attributes.get('value'))).toEqual([String(v.n)]);
+      for (const name of [...v.engines, ...v.scenarios]) expect(text).toContain(name);
+      for (const w of v.warnings) expect(text).toContain(w.text);
+      expect(text).toContain('nano, not the 1.02 T model');
+    }
+  });
+
+  test('acceptance: every average, baseline, repetition and count, in its own row and column', () => {
+    for (const row of report.acceptance) {
+      const group = `${row.decoding}, ${row.rule}`;
+      const at = (head: string): Element => cellAt('acceptance-all', group, head, row.scenario);
+      expectNumber(cellAt('acceptance-lengths', 'Measured here: raw, micro', group, row.scenario), row.rawMicro);
+      expectNumber(at('raw, micro (tokens/round)'), row.rawMicro);
+      expectNumber(at('raw, macro (tokens/round)'), row.rawMacro);
+      expectNumber(at('kept, micro (tokens/round)'), row.keptMicro);
+      expectNumber(at('kept, macro (tokens/round)'), row.keptMacro);
+      expectNumber(at('n-gram baseline (tokens/round)'), row.ngramBaseline);
+      expectNumber(at('repetition (share of tokens)'), row.repetition);
+      expect(textOf(at('prompts'))).toBe(String(row.prompts));
+      expect(textOf(at('rounds'))).toBe(row.rounds.toLocaleString('en-US'));
+    }
+  });
+
+  test('acceptance: survival and histogram, position by position', () => {
+    for (const row of report.acceptance) {
+      const group = `${row.decoding}, ${row.rule}`;
+      for (const [table, values, first] of [
+        ['acceptance-survival', row.survival, 1],
+        ['acceptance-histogram', row.histogram, 0],
+      ] as const) {
+        for (const [i, value] of values.entries()) {
+          const [data] = all(cellAt(table, group, row.scenario, String(i + first)), 'data');
+          expect(Number(data?.attributes.get('value'))).toBe(value);
+          expectRounded(textOf(data ?? ''), value);
+        }
+      }
+    }
+  });
+
+  test('acceptance: the published figures stand in the same table, with their source, as those of another model', () => {
+    for (const [scenario, value] of [
+      ['coding', '6.30'],
+      ['math', '5.56'],
+      ['agent', '4.29'],
+    ] as const) {
+      const cell = cellAt('acceptance-lengths', 'Published, another model', '1.02 T model', scenario);
+      expect(textOf(all(cell, 'data')[0] ?? '')).toBe(value);
+    }
+    expect(textOf(cellAt('acceptance-lengths', 'Published, another model', '1.02 T model', 'chat'))).toBe('none');
+    expect(textOf(byId(page, 'acceptance-lengths'))).toContain('published: vendor announcement, 8 June 2026');
+  });
+
+  test('speed: every row, losses as plainly as gains', () => {
+    for (const row of report.speed) {
+      const head = row.speculation ? `${row.decoding}, ${row.rule}, block ${row.blockSize}` : `${row.decoding}, off`;
+      const at = (column: string): Element => cellAt('speed-table', row.scenario, head, column);
+      expectNumber(at('decode'), row.decodeTokensPerSecond);
+      expectNumber(at('step time'), row.stepMs);
+      expectNumber(at('prefill'), row.prefillTokensPerSecond);
+      if (row.speculation) expectNumber(at('speed-up'), row.speedup);
+      else expect(textOf(at('speed-up'))).toBe('baseline');
+    }
+    expect(textOf(cellAt('speed-table', 'chat', 'greedy, match, block 8', 'speed-up'))).toMatch(/^0\.91/);
+  });
+
+  test('a warning stands at the number it touches and is spelled out under the table', () => {
+    const cell = cellAt('acceptance-lengths', 'Measured here: raw, micro', 'greedy, match', 'math');
+    const [mark] = all(cell, 'a');
+    const note = byId(page, (mark?.attributes.get('href') ?? '').slice(1));
+    expect(textOf(note)).toContain('repetitive output: 11 of 64 outputs end in a verbatim loop');
+    const plain = cellAt('acceptance-lengths', 'Measured here: raw, micro', 'greedy, match', 'coding');
+    expect(all(plain, 'a')).toEqual([]);
+  });
+
+  test('the kind of model is said beside every table and chart of numbers', () => {
+    const blocks = descendants(page).filter((e) => {
+      const classes = (e.attributes.get('class') ?? '').split(' ');
+      return e.name === 'figure' || classes.includes('table');
+    });
+    expect(blocks.length).toBeGreaterThanOrEqual(8);
+    for (const block of blocks) expect(textOf(block)).toContain('nano: a small trained stand-in, not the 1.02 T model');
+  });
+
+  test('conditions: run, machine, engines, suites, files, every digest in full', () => {
+    const text = textOf(page);
+    const { run, machine } = report;
+    for (const fact of [run.id, run.command, run.commit, machine.cpu, machine.os, machine.node])
+      expect(text).toContain(fact);
+    expect(text).toContain('dirty: uncommitted changes were present');
+    for (const reason of run.notPublishableBecause) expect(text).toContain(reason);
+    for (const e of report.engines) {
+      for (const fact of [e.name, e.weightsDigest, e.draftDigest, e.numerics, e.buildDigest, e.device]) {
+        expect(text).toContain(fact);
+      }
+    }
+    for (const s of report.suites) expect(text).toContain(s.digest);
+    for (const f of report.files) expect(text).toContain(`${f.sha256} ${f.path}`);
+    for (const w of report.warnings) expect(text).toContain(w.text);
+  });
+
+  test('the ledger keeps what was not measured as such', () => {
+    for (const c of report.claims) {
+      const entry = textOf(byId(page, `claim-${c.id}`));
+      for (const part of [c.claim, c.outcome, c.finding, c.source]) expect(entry).toContain(part);
+    }
+  });
+
+  test('report.json lies beside the page, byte for byte', () => {
+    const copy = readFileSync(join(built.folder, 'report.json'), 'utf8');
+    expect(copy).toBe(readFileSync(join(home, 'runs', 'sample', 'report.json'), 'utf8'));
+  });
+});
+
+describe('the document', () => {
+  test('runs nothing', () => {
+    expect(all(page, 'script')).toEqual([]);
+    const handlers = descendants(page).flatMap((e) => [...e.attributes.keys()].filter((name) => name.startsWith('on')));
+    expect(handlers).toEqual([]);
+    expect(built.html).not.toMatch(/javascript:/i);
+  });
+
+  test('asks nobody for anything: no address but its own anchors, its data icon and the report beside it', () => {
+    const fetching = [
+      'src',
+      'srcset',
+      'href',
+      'xlink:href',
+      'action',
+      'formaction',
+      'poster',
+      'data',
+      'background',
+      'ping',
+    ];
+    const addresses = descendants(page).flatMap((e) =>
+      fetching.map((name) => e.attributes.get(name)).filter((v) => v !== undefined),
+    );
+    const others = addresses.filter((a) => !/^#[\w-]+$/.test(a) && a !== 'data:,' && a !== 'report.json');
+    expect(others).toEqual([]);
+    const css = all(page, 'style').map(textOf).join('\n');
+    expect(css).toContain('--paper');
+    expect(css).not.toMatch(/@import|url\(|@font-face/);
+  });
+
+  test('forbids it too: a policy that allows styles and a data icon, nothing else', () => {
+    const policy = all(page, 'meta').find((m) => m.attributes.get('http-equiv') === 'Content-Security-Policy');
+    expect(policy?.attributes.get('content')).toBe(
+      "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
+    );
+    const head = all(page, 'head')[0];
+    const names = (head?.children ?? []).flatMap((c) => (typeof c === 'string' ? [] : [c.name]));
+    expect(names.indexOf('meta')).toBeLessThan(names.indexOf('style'));
+  });
+
+  test('every link inside the page has its place, and every id is used once', () => {
+    const ids = descendants(page).flatMap((e) => e.attributes.get('id') ?? []);
+    expect(new Set(ids).size).toBe(ids.length);
+    const targets = all(page, 'a').map((a) => a.attributes.get('href') ?? '');
+    for (const target of targets.filter((t) => t.startsWith('#'))) expect(ids).toContain(target.slice(1));
+  });
+
+  test('can be walked by headings and landmarks', () => {
+    const levels = descendants(page).flatMap((e) => (/^h[1-6]$/.test(e.name) ? [Number(e.name[1])] : []));
+    expect(levels.filter((level) => level === 1)).toHaveLength(1);
+    for (const [i, level] of levels.entries()) expect(level - (levels[i - 1] ?? level)).toBeLessThanOrEqual(1);
+    for (const name of ['header', 'main', 'footer', 'nav']) expect(all(page, name).length).toBeGreaterThanOrEqual(1);
+    expect(all(page, 'html')[0]?.attributes.get('lang')).toBe('en');
+  });
+
+  test('tables have heads with a scope and a name; charts have a name that leads to their table', () => {
+    const tables = all(page, 'table');
+    expect(tables.length).toBeGreaterThanOrEqual(6);
+    for (const table of tables) {
+      expect(table.attributes.get('aria-labelledby') ?? table.attributes.get('aria-label')).toBeTruthy();
+      for (const th of all(table, 'th')) expect(th.attributes.get('scope')).toMatch(/^(col|row|rowgroup)$/);
+      for (const tr of all(table, 'tr')) expect(all(tr, 'th').length).toBeGreaterThanOrEqual(1);
+    }
+    const charts = descendants(page).filter((e) => e.attributes.get('role') === 'img');
+    expect(charts.length).toBe(3 + 4);
+    for (const chart of charts)
+      expect(chart.attributes.get('aria-label')).toMatch(/^Chart: .+ Its numbers are in the table .+\.$/);
+  });
+
+  test('explains every outcome, warning and measure in its glossary', () => {
+    const terms = all(byId(page, 'glossary'), 'h4').map((h) => textOf(h).toLowerCase());
+    for (const term of [
+      'consistent',
+      'refuted',
+      'inconclusive',
+      'not testable here',
+      'internally inconsistent',
+      'not yet measured',
+      'lossless',
+      'fidelity',
+      'acceptance length',
+      'raw and kept',
+      'micro and macro',
+      'bonus token',
+      'block',
+      'verify step',
+      'match',
+      'reject',
+      'coupled',
+      'survival',
+      'n-gram baseline',
+      'repetition',
+      'decode tokens per second',
+      'step time',
+      'speed-up',
+      'nano',
+      'pro-synthetic',
+      'real',
+      'bca bootstrap by prompt',
+      'short run',
+      'few prompts',
+      'synthetic weights',
+      'synthetic acceptance',
+      'defects compiled in',
+      'foreign load',
+      'no correctness verdict',
+      'dirty tree',
+      'repetitive output',
+    ]) {
+      expect(terms).toContain(term);
+    }
+  });
+});
+
+describe('other inputs', () => {
+  test('of a folder of runs the newest is shown, and the build is the same to the byte', {
+    timeout: BUILD_LIMIT,
+  }, async () => {
+    publish('many', 'newest', report);
+    publish('many', 'older', { ...report, run: { ...report.run, title: 'Older', startedAt: '2025-01-01T00:00:00Z' } });
+    const again = await buildSite(join(home, 'many'), join(home, 'page-two'));
+    expect(again.code, again.output).toBe(0);
+    expect(again.html === built.html).toBe(true);
+  });
+
+  test('texts of a report stay texts, wherever they are put', { timeout: BUILD_LIMIT }, async () => {
+    const attack = `"'><script>alert(1)</script><img src=x onerror=alert(1)></style><svg onload=alert(1)>&lt;b&gt;`;
+    const hostile = JSON.parse(JSON.stringify(report), (key, value) => {
+      const structural = ['schema', 'state', 'outcome', 'code', 'kind'].includes(key);
+      return typeof value === 'string' && !structural ? `${value} ${attack}` : value;
+    }) as Report;
+    const { code, output, html } = await buildSite(publish('hostile', 'run', hostile), join(home, 'page-three'));
+    expect(code, output).toBe(0);
+    const attacked = parseHtml(html);
+    const names = (root: Element): string[] => [...new Set(descendants(root).map((e) => e.name))].sort();
+    expect(names(attacked).filter((name) => !names(page).includes(name))).toEqual([]);
+    expect(all(attacked, 'style').length).toBe(all(page, 'style').length);
+    const handlers = descendants(attacked).flatMap((e) =>
+      [...e.attributes.keys()].filter((name) => /^on|^src$/.test(name)),
+    );
+    expect(handlers).toEqual([]);
+    expect(textOf(all(attacked, 'h1')[0] ?? '')).toBe(hostile.run.title);
+    expect(textOf(all(attacked, 'title')[0] ?? '')).toBe(`kilotoken: ${hostile.run.title}`);
+  });
+
+  test('a malformed report fails the build with one clear line', { timeout: BUILD_LIMIT }, async () => {
+    const path = join(home, 'bad', 'report.json');
+    mkdirSync(join(home, 'bad'));
+    writeFileSync(path, JSON.stringify({ ...report, verdicts: [{ ...report.verdicts[0], n: 'many' }] }));
+    const { code, output, html } = await buildSite(path, join(home, 'page-four'));
+    expect(code).not.toBe(0);
+    expect(output).toContain(`${path} cannot be shown: report.verdicts[0].n: expected a whole number, got "many"`);
+    expect(html).toBe('');
+  });
+
+  test('without any run the page says so and shows no number', { timeout: BUILD_LIMIT }, async () => {
+    mkdirSync(join(home, 'none'));
+    const { code, output, html } = await buildSite(join(home, 'none'), join(home, 'page-five'));
+    expect(code, output).toBe(0);
+    const empty = parseHtml(html);
+    expect(textOf(all(empty, 'h1')[0] ?? '')).toBe('No run has been published.');
+    expect(all(empty, 'data')).toEqual([]);
+    expect(all(empty, 'table')).toEqual([]);
+    expect(all(byId(empty, 'glossary'), 'h4').length).toBeGreaterThan(30);
+    const links = all(empty, 'a').map((a) => a.attributes.get('href') ?? '');
+    for (const link of links)
+      expect(
+        descendants(empty).some((e) => e.attributes.get('id') === link.slice(1)),
+        link,
+      ).toBe(true);
+  });
+});
+
+describe.skipIf(!CHROMIUM)('opened from disk in chromium, scripts off', () => {
+  let browser: Browser;
+  const seen: { requests: string[]; console: string[] } = { requests: [], console: [] };
+
+  beforeAll(async () => {
+    const quiet = [
+      'disable-gpu',
+      'disable-quic',
+      'no-first-run',
+      'disable-background-networking',
+      'disable-component-update',
+      'disable-sync',
+    ];
+    browser = await chromium.launch({
+      executablePath: CHROMIUM ?? '',
+      args: ['no-sandbox', ...quiet].map((a) => `--${a}`),
+    });
+  }, BUILD_LIMIT);
+  afterAll(() => browser?.close());
+
+  async function open(width: number, colorScheme: 'light' | 'dark'): Promise<Page> {
+    const context = await browser.newContext({
+      viewport: { width, height: 800 },
+      colorScheme,
+      javaScriptEnabled: false,
+    });
+    const tab = await context.newPage();
+    tab.on('request', (r) => seen.requests.push(r.url()));
+    tab.on('console', (m) => seen.console.push(m.text()));
+    await tab.goto(pathToFileURL(join(built.folder, 'index.html')).href);
+    return tab;
+  }
+
+  test.each([320, 375, 768, 1280])(
+    '%d px: nothing runs out of the page, one drawing of each chart shows',
+    { timeout: BUILD_LIMIT },
+    async (width) => {
+      const tab = await open(width, 'light');
+      const main = await tab.locator('main').boundingBox();
+      expect(main?.width).toBeLessThanOrEqual(width);
+      const figures = tab.locator('figure');
+      for (let i = 0; i < (await figures.count()); i++) {
+        const figure = figures.nth(i);
+        const drawings = await figure.locator('.drawing').count();
+        const visible = figure.locator('svg.marks:visible');
+        expect(await visible.count()).toBe(drawings);
+        const box = await visible.first().boundingBox();
+        expect((box?.x ?? 0) + (box?.width ?? Number.POSITIVE_INFINITY)).toBeLessThanOrEqual(width);
+      }
+      for (const heading of await tab.locator('h1, h2, h3').all()) {
+        const box = await heading.boundingBox();
+        if (box) expect(box.x + box.width).toBeLessThanOrEqual(width);
+      }
+      await tab.context().close();
+    },
+  );
+
+  test('dark: paper, ink and charts follow the scheme', { timeout: BUILD_LIMIT }, async () => {
+    const shots: Buffer[] = [];
+    for (const scheme of ['light', 'dark'] as const) {
+      const tab = await open(1280, scheme);
+      shots.push(await tab.locator('figure').first().screenshot());
+      await tab.context().close();
+    }
+    expect(shots[0]?.equals(shots[1] ?? Buffer.alloc(0))).toBe(false);
+  });
+
+  test('paper: the tables that are folded on screen are printed', { timeout: BUILD_LIMIT }, async () => {
+    const tab = await open(1280, 'dark');
+    const folded = tab.locator('#acceptance-survival td').first();
+    expect(await folded.isVisible()).toBe(false);
+    await tab.emulateMedia({ media: 'print', colorScheme: 'dark' });
+    expect(await folded.isVisible()).toBe(true);
+    await tab.context().close();
+  });
+
+  test('no request but for the page itself, and a silent console', () => {
+    expect([...new Set(seen.requests)].map((url) => url.split('/').at(-1))).toEqual(['index.html']);
+    expect(seen.console).toEqual([]);
+  });
+});
