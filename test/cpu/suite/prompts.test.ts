@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Prompt } from '../../../harness/suite/prompt.ts';
 import { loadSuites, SCENARIOS, type Suite } from '../../../harness/suite/suite.ts';
@@ -23,6 +24,11 @@ describe.each(suites.map((suite) => [suite.scenario, suite] as const))('%s', (sc
     suite.prompts.forEach((prompt, i) => {
       expect(prompt.id).toBe(`${scenario}-${String(i + 1).padStart(3, '0')}`);
     });
+  });
+
+  test('has a SOURCE.md that names its count and digest', () => {
+    const source = readFileSync(join(ROOT, scenario, 'SOURCE.md'), 'utf8');
+    expect(source).toContain(`Prompts: ${suite.prompts.length}. Digest: \`${suite.digest}\``);
   });
 
   test('says of every prompt how hard it is and in which language it is written', () => {
