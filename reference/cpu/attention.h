@@ -13,24 +13,28 @@
 
 namespace kilotoken::KT_OPS {
 
-// logits: those of one query over its visible keys, overwritten with weights; returns the denominator.
+// logits: those of one query over its visible keys (one or more), overwritten with weights; returns the denominator.
 inline float softmax_with_sink(float* logits, size_t count, float scale, const float* sink) {
+  const float lowest = -__builtin_huge_valf();
   const Vec s = set1(scale);
-  float top = sink ? *sink : -__builtin_huge_valf();
+  Vec tops = set1(sink ? *sink : lowest);
   for_each_vec(count, [&](size_t i, size_t n) {
-    const Vec v = mul(load_some(logits + i, n), s);
-    store_some(logits + i, v, n);
+    store_some(logits + i, mul(load_some(logits + i, n), s), n);
+    if (n == kLanes) tops = max(load(logits + i), tops);
   });
-  for (size_t i = 0; i < count; ++i) top = logits[i] > top ? logits[i] : top;
+  float lanes[kLanes];
+  store(lanes, tops);
+  float top = lanes[0];
+  for (const float lane : lanes) top = lane > top ? lane : top;
+  for (size_t i = count / kLanes * kLanes; i < count; ++i) top = logits[i] > top ? logits[i] : top;
+
   const Vec m = set1(top);
   Vec mass = set1(0.0f);
   for_each_vec(count, [&](size_t i, size_t n) {
-    const Vec w = exponential(sub(load_some(logits + i, n), m));
-    store_some(logits + i, w, n);
-    mass = add(mass, load_some(logits + i, n));  // reloaded so that lanes past the end add 0
+    store_some(logits + i, exponential(sub(load_some(logits + i, n), m)), n);
+    mass = add(mass, load_some(logits + i, n));  // loaded again, so that lanes past the end add 0
   });
-  float lanes[kLanes];
-  store(lanes, exponential(set1(sink ? *sink - top : -__builtin_huge_valf())));
+  store(lanes, exponential(set1(sink ? *sink - top : lowest)));
   return sum(mass) + lanes[0];
 }
 

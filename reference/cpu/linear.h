@@ -14,17 +14,29 @@ namespace kilotoken::KT_OPS {
 KT_INLINE Vec load_weight(const uint16_t* p) { return load_bf16(p); }
 KT_INLINE Vec load_weight(const float* p) { return load(p); }
 
-// acc[n][m] += w[n][k] x[m][k] for k in [begin, end); end - begin a multiple of 16 unless `end` is the row's end.
+// Weight rows that one pass over the inputs serves; the next group is fetched into the cache meanwhile.
+inline constexpr size_t kGroup = 8;
+
+// acc[n][m] = sum over k in [begin, end) of w[n][k] x[m][k], by lanes. end - begin is a multiple of 16 unless `end` is the row's
+// end. w, x: the first rows; w_stride apart, x_stride apart.
 template <int N, int M, class W>
-KT_INLINE void accumulate(const W* const* w, const float* x, size_t x_stride, size_t begin, size_t end, Vec (&acc)[N][M]) {
+KT_INLINE void accumulate(const W* w, size_t w_stride, const float* x, size_t x_stride, size_t begin, size_t end,
+                          Vec (&acc)[N][M]) {
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) acc[n][m] = set1(0.0f);
   size_t k = begin;
   for (; k + kLanes <= end; k += kLanes) {
     Vec weight[N];
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) weight[n] = load_weight(w[n] + k);
+    for (int n = 0; n < N; ++n) {
+      weight[n] = load_weight(w + n * w_stride + k);
+      prefetch(w + (n + kGroup) * w_stride + k);
+    }
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-      const Vec input = load(x + m * x_stride + k);
+      const Vec input = N > 1 ? load_once(x + m * x_stride + k) : load(x + m * x_stride + k);
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) acc[n][m] = fma(weight[n], input, acc[n][m]);
     }
@@ -32,56 +44,43 @@ KT_INLINE void accumulate(const W* const* w, const float* x, size_t x_stride, si
   if (k == end) return;
   for (int m = 0; m < M; ++m) {
     const Vec input = load_part(x + m * x_stride + k, end - k);  // weights are padded to 16 columns, inputs need not be
-    for (int n = 0; n < N; ++n) acc[n][m] = fma(load_weight(w[n] + k), input, acc[n][m]);
+    for (int n = 0; n < N; ++n) acc[n][m] = fma(load_weight(w + n * w_stride + k), input, acc[n][m]);
   }
 }
 
-// N weight rows from row0 on, M input rows from x on.
+// N weight rows from row0 on, M input rows from x on. Running lanes wait in memory between blocks: registers hold one block's.
 template <int N, int M, class W>
 void linear_tile(const W* weights, const LinearShape& s, size_t row0, const float* x, size_t x_stride, float* y,
                  size_t y_stride) {
-  const W* w[N];
-  for (int n = 0; n < N; ++n) w[n] = weights + (row0 + n) * s.stride;
-  const Vec zero = set1(0.0f);
-  Vec total[N][M];
+  const W* w = weights + row0 * s.stride;
+  Vec total[N * M];
   if (s.scales == nullptr) {
     Vec acc[N][M];
+    accumulate<N, M>(w, s.stride, x, x_stride, 0, s.cols, acc);
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n)
-#pragma GCC unroll 16
-      for (int m = 0; m < M; ++m) acc[n][m] = zero;
-    accumulate<N, M>(w, x, x_stride, 0, s.cols, acc);
-    for (int n = 0; n < N; ++n)
-      for (int m = 0; m < M; ++m) total[n][m] = acc[n][m];
+    for (int i = 0; i < N * M; ++i) total[i] = acc[i / M][i % M];
   } else {
-    for (int n = 0; n < N; ++n)
-      for (int m = 0; m < M; ++m) total[n][m] = zero;
+    for (int i = 0; i < N * M; ++i) total[i] = set1(0.0f);
     size_t block = 0;
     for (size_t begin = 0; begin < s.cols; begin += kScaleBlock, ++block) {
       const size_t end = begin + kScaleBlock < s.cols ? begin + kScaleBlock : s.cols;
       Vec acc[N][M];
-#pragma GCC unroll 16
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 16
-        for (int m = 0; m < M; ++m) acc[n][m] = zero;
-      accumulate<N, M>(w, x, x_stride, begin, end, acc);
+      accumulate<N, M>(w, s.stride, x, x_stride, begin, end, acc);
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) {
         const Vec scale = set1(s.scales[s.scale_row[row0 + n] * s.scale_cols + block]);
 #pragma GCC unroll 16
-        for (int m = 0; m < M; ++m) total[n][m] = fma(scale, acc[n][m], total[n][m]);
+        for (int m = 0; m < M; ++m) total[n * M + m] = fma(scale, acc[n][m], total[n * M + m]);
       }
     }
   }
   float sums[N * M];
-  const Vec* flat = &total[0][0];
   constexpr int kFours = N * M / 4 * 4;
-#pragma GCC unroll 4
-  for (int i = 0; i < kFours; i += 4) sum_four(flat + i, sums + i);
-#pragma GCC unroll 4
-  for (int i = kFours; i < N * M; ++i) sums[i] = sum(flat[i]);
-  for (int n = 0; n < N; ++n)
-    for (int m = 0; m < M; ++m) y[m * y_stride + row0 + n] = sums[n * M + m];
+#pragma GCC unroll 8
+  for (int i = 0; i < kFours; i += 4) sum_four(total + i, sums + i);
+  for (int i = kFours; i < N * M; ++i) sums[i] = sum(total[i]);
+#pragma GCC unroll 16
+  for (int i = 0; i < N * M; ++i) y[i % M * y_stride + row0 + i / M] = sums[i];
 }
 
 // `count` weight rows from row0 on, M input rows: as many weight rows a tile as running sums fit in registers.
@@ -97,10 +96,8 @@ void linear_rows(const W* weights, const LinearShape& s, size_t row0, size_t cou
 // Weight rows in the outer loop: a group of them is read from memory once and stays in L1 for all input rows.
 template <class W>
 void linear(const W* weights, const LinearShape& s, const float* x, size_t rows, size_t x_stride, float* y, size_t y_stride) {
-  constexpr size_t kGroup = 8;
   for (size_t n = 0; n < s.rows; n += kGroup) {
     const size_t count = n + kGroup < s.rows ? kGroup : s.rows - n;
-    for (size_t i = 0; i < kGroup * s.stride; i += 64 / sizeof(W)) prefetch(weights + (n + kGroup) * s.stride + i);
     size_t m = 0;
     while (m < rows) {
       const float* xm = x + m * x_stride;

@@ -29,6 +29,13 @@ struct Vec {
 };
 KT_INLINE Vec set1(float x) { return {_mm512_set1_ps(x)}; }
 KT_INLINE Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+KT_INLINE Vec load_part(const float* p, size_t n) { return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p)}; }
+KT_INLINE void store_part(float* p, Vec a, size_t n) { _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), a.v); }
+KT_INLINE Vec load_once(const float* p) {
+  Vec a = load(p);
+  __asm__("" : "+v"(a.v));
+  return a;
+}
 KT_INLINE void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 KT_INLINE Vec load_bf16(const uint16_t* p) {
   const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -73,9 +80,26 @@ struct Vec {
 };
 KT_INLINE Vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 KT_INLINE Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+KT_INLINE __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+}
+KT_INLINE Vec load_part(const float* p, size_t n) {
+  const int count = static_cast<int>(n);
+  return {_mm256_maskload_ps(p, first_lanes(count)), _mm256_maskload_ps(p + 8, first_lanes(count - 8))};
+}
+KT_INLINE Vec load_once(const float* p) {
+  Vec a = load(p);
+  __asm__("" : "+x"(a.lo), "+x"(a.hi));
+  return a;
+}
 KT_INLINE void store(float* p, Vec a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);
+}
+KT_INLINE void store_part(float* p, Vec a, size_t n) {
+  const int count = static_cast<int>(n);
+  _mm256_maskstore_ps(p, first_lanes(count), a.lo);
+  _mm256_maskstore_ps(p + 8, first_lanes(count - 8), a.hi);
 }
 KT_INLINE __m256 widen_bf16(const uint16_t* p) {
   const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -132,8 +156,15 @@ KT_INLINE Vec set1(float x) {
 KT_INLINE Vec load(const float* p) {
   return each([&](int i) { return p[i]; });
 }
+KT_INLINE Vec load_part(const float* p, size_t n) {
+  return each([&](int i) { return static_cast<size_t>(i) < n ? p[i] : 0.0f; });
+}
+KT_INLINE Vec load_once(const float* p) { return load(p); }
 KT_INLINE void store(float* p, Vec a) {
   for (int i = 0; i < kLanes; ++i) p[i] = a.v[i];
+}
+KT_INLINE void store_part(float* p, Vec a, size_t n) {
+  for (size_t i = 0; i < n; ++i) p[i] = a.v[i];
 }
 KT_INLINE Vec load_bf16(const uint16_t* p) {
   return each([&](int i) { return bits_float(static_cast<uint32_t>(p[i]) << 16); });
@@ -171,19 +202,9 @@ KT_INLINE Vec pow2_of_low_bits(Vec a) {
 
 #endif
 
-// max and min above return b when a lane of either is NaN, so `max(bound, x)` keeps a NaN of x.
-
-// The first n < 16 floats, zeros behind them.
-KT_INLINE Vec load_part(const float* p, size_t n) {
-  float part[kLanes] = {};
-  for (size_t i = 0; i < n; ++i) part[i] = p[i];
-  return load(part);
-}
-KT_INLINE void store_part(float* p, Vec a, size_t n) {
-  float part[kLanes];
-  store(part, a);
-  for (size_t i = 0; i < n; ++i) p[i] = part[i];
-}
+// Of the operations above: max and min return b when a lane of either is NaN, so `max(bound, x)` keeps a NaN of x; load_part
+// reads the first n < 16 floats and puts zeros behind them; load_once is `load` for a value used several times, kept in a
+// register where the compiler would repeat the load in every use.
 
 // out[i] = the sum of v[i], its lanes folded by halving as core's sum_lanes does.
 KT_INLINE void sum_four(const Vec* v, float* out) {
