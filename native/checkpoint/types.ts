@@ -115,6 +115,4 @@ export interface Checkpoint {
   weightsDigest(): Promise<string>;
   /** The same over the draft's shards and its mask sidecar; `none` without a draft. */
   draftDigest(): Promise<string>;
-  /** Reads every tensor once and refuses values that are not numbers (NaN codes, NaN scales, infinities). */
-  checkValues(): Promise<void>;
 }

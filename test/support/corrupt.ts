@@ -12,7 +12,7 @@ export interface Corruption {
   readonly name: string;
   /** The message must match. */
   readonly mentions: RegExp;
-  /** Only reading the values shows it: openCheckpoint passes, checkValues refuses. */
+  /** Only reading the values shows it: openCheckpoint passes, loading an engine refuses. */
   readonly inValues?: true;
   apply(directory: string): Promise<void>;
 }
@@ -484,12 +484,12 @@ export const CORRUPTIONS: readonly Corruption[] = [
   quantization('another FP8 block', 'weight_block_size', [64, 64], /config\.json.*weight_block_size is "64x64"/),
   quantization('static activations', 'activation_scheme', 'static', /config\.json.*activation_scheme is "static"/),
   quantization('another quantisation', 'quant_method', 'awq', /config\.json.*quant_method is "awq"/),
-  setByte('E4M3 NaN code', QKV, 0x7f, /qkv_proj\.weight.*element 3 is not a finite number/),
-  setByte('negative E4M3 NaN code', QKV, 0xff, /qkv_proj\.weight.*element 3 is not a finite number/),
-  setByte('E8M0 NaN code', EXPERT_SCALE, 0xff, /up_proj\.weight_scale.*element 3 is not a finite number/),
+  setByte('E4M3 NaN code', QKV, 0x7f, /qkv_proj\.weight holds a value that is not a number/),
+  setByte('negative E4M3 NaN code', QKV, 0xff, /qkv_proj\.weight holds a value that is not a number/),
+  setByte('E8M0 NaN code', EXPERT_SCALE, 0xff, /experts\.5\.up_proj\.weight holds a scale that is not a number/),
   {
     name: 'NaN scale',
-    mentions: /weight_scale_inv.*element 1 is not a finite number/,
+    mentions: /qkv_proj\.weight holds a scale that is not finite/,
     inValues: true,
     apply: (directory) =>
       editHeader(directory, QKV_SCALE, (entry, _header, data) => {
@@ -498,7 +498,7 @@ export const CORRUPTIONS: readonly Corruption[] = [
   },
   {
     name: 'infinite norm weight',
-    mentions: /model\.norm\.weight.*element 2 is not a finite number/,
+    mentions: /model\.norm\.weight holds a value that is not finite/,
     inValues: true,
     apply: (directory) =>
       editHeader(directory, NORM, (entry, _header, data) => {

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../../../native/checkpoint/index.ts';
+import { CpuModel } from '../../../native/engines.ts';
 import { InputError } from '../../../native/errors.ts';
 import { CORRUPTIONS } from '../../support/corrupt.ts';
 import { writeSyntheticCheckpoint } from '../../support/synthetic-checkpoint.ts';
@@ -40,10 +41,10 @@ function expectOneLine(error: unknown, mentions: RegExp): void {
   expect(message).toMatch(mentions);
 }
 
-test('the unbroken checkpoint opens and its values pass', async () => {
-  const checkpoint = await openCheckpoint(good);
-  await checkpoint.checkValues();
-  expect(checkpoint.draft?.blockSize).toBe(8);
+test('the unbroken checkpoint loads', async () => {
+  const model = await CpuModel.load(good);
+  expect(model.checkpoint.draft?.blockSize).toBe(8);
+  await model.close();
 });
 
 describe('broken on purpose', () => {
@@ -54,7 +55,7 @@ describe('broken on purpose', () => {
     const opened = await failure(() => openCheckpoint(directory));
     if (corruption.inValues) {
       expect(opened).toBeNull();
-      expectOneLine(await failure(async () => (await openCheckpoint(directory)).checkValues()), corruption.mentions);
+      expectOneLine(await failure(() => CpuModel.load(directory)), corruption.mentions);
     } else {
       expectOneLine(opened, corruption.mentions);
     }

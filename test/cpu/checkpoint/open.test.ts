@@ -159,7 +159,7 @@ describe('plans', () => {
     expect(checkpoint.formats.experts).toBe('none');
   });
 
-  test('generation_config.json decides the end tokens; tensors of multi-token prediction are left aside', async () => {
+  test('generation_config.json decides the end tokens', async () => {
     const directory = await written('generation', { seed: 6, draft: false, shards: 1 });
     await writeFile(path.join(directory, 'generation_config.json'), '{"eos_token_id":[7,200]}');
     expect((await openCheckpoint(directory)).eosIds).toEqual([7, 200]);
