@@ -127,6 +127,15 @@ export const FLASH_STYLE: Omit<SyntheticSpec, 'seed'> = {
   draft: false,
 };
 
+/**
+ * Nine tokens only: a random draft then agrees with a random target often enough that rounds accept several tokens.
+ * Use temperatures above 1.
+ */
+export const TINY_VOCABULARY: Omit<SyntheticSpec, 'seed'> = {
+  config: { vocab_size: 9, eos_token_id: 6, pad_token_id: 7 },
+  draft: { dflash_config: { ...(BASE_DRAFT_CONFIG.dflash_config as Config), mask_token_id: 8 } },
+};
+
 /** Uniform and normal numbers from a 32-bit seed (Marsaglia's xorshift; enough for weights). */
 class Noise {
   private state: number;

@@ -103,6 +103,7 @@ describe('accept coin and residual', () => {
     expect(residual([0.5, 0.25, 0.25], [0.25, 0.5, 0.25])).toEqual({ mass: 0.25, row: [1, 0, 0] });
     expect(residual([0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5])).toEqual({ mass: 1, row: [0.5, 0.5, 0, 0] });
     expect(residual([0.75, 0.25], [0.75, 0.25])).toEqual({ mass: 0, row: [0.75, 0.25] });
+    expect(residual([0.75, 0.25 - 2 ** -54], [0.75, 0.25])).toEqual({ mass: 0, row: [0.75, 0.25 - 2 ** -54] });
   });
 
   test('accepting or drawing from the residual gives back p exactly (law of the rule, in closed form)', () => {

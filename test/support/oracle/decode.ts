@@ -87,6 +87,30 @@ function draw(logits: Float64Array, rule: Rule, decoding: OracleDecoding, positi
   return inverseCdf(p, uniform(decoding.seed, position, STREAM.targetSample, 0));
 }
 
+/**
+ * The rule `reject` on one block: keep draft i while u q(d) < p(d); else draw from (p - q)+; behind the last draft from p.
+ * @param p processed target rows, one more than drafts
+ * @param at seed, position of the anchor, round
+ */
+export function verifyByRejection(
+  p: readonly Float64Array[],
+  q: readonly Float64Array[],
+  drafted: readonly number[],
+  at: { readonly seed: bigint; readonly start: number; readonly round: number },
+): { accepted: number; next: number } {
+  for (let i = 0; ; i++) {
+    const position = at.start + 1 + i;
+    const row = p[i]!;
+    const last = uniform(at.seed, position, STREAM.residualSample, at.round);
+    if (i === drafted.length) return { accepted: i, next: inverseCdf(row, last) };
+    const d = drafted[i]!;
+    if (uniform(at.seed, position, STREAM.acceptCoin, at.round) * q[i]![d]! < row[d]!) continue;
+    const residual = row.map((value, id) => Math.max(value - q[i]![id]!, 0));
+    const mass = residual.reduce((sum, value) => sum + value, 0);
+    return { accepted: i, next: inverseCdf(mass > 0 ? residual.map((value) => value / mass) : row, last) };
+  }
+}
+
 /** Decodes one prompt. Without a draft every round commits one token. `target` must be fresh. */
 export class OracleSession {
   private readonly target: OracleTarget;
@@ -176,31 +200,13 @@ export class OracleSession {
     drafted: readonly number[],
     start: number,
   ): { accepted: number; next: number } {
-    if (this.rule === 'reject' && this.decoding.temperature !== 0)
-      return this.verifyByRejection(logits, q, drafted, start);
+    if (this.rule === 'reject' && this.decoding.temperature !== 0) {
+      const p = logits.map((row) => processedRow(row, this.decoding));
+      return verifyByRejection(p, q, drafted, { seed: this.decoding.seed, start, round: this.round });
+    }
     for (let i = 0; ; i++) {
       const token = draw(logits[i]!, this.rule, this.decoding, start + 1 + i);
       if (i === drafted.length || token !== drafted[i]) return { accepted: i, next: token };
-    }
-  }
-
-  private verifyByRejection(
-    logits: readonly Float64Array[],
-    q: readonly Float64Array[],
-    drafted: readonly number[],
-    start: number,
-  ): { accepted: number; next: number } {
-    const { seed } = this.decoding;
-    for (let i = 0; ; i++) {
-      const position = start + 1 + i;
-      const p = processedRow(logits[i]!, this.decoding);
-      const last = uniform(seed, position, STREAM.residualSample, this.round);
-      if (i === drafted.length) return { accepted: i, next: inverseCdf(p, last) };
-      const d = drafted[i]!;
-      if (uniform(seed, position, STREAM.acceptCoin, this.round) * q[i]![d]! < p[d]!) continue;
-      const residual = p.map((value, id) => Math.max(value - q[i]![id]!, 0));
-      const mass = residual.reduce((sum, value) => sum + value, 0);
-      return { accepted: i, next: inverseCdf(mass > 0 ? residual.map((value) => value / mass) : p, last) };
     }
   }
 
