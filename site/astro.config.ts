@@ -8,12 +8,19 @@ import { fileURLToPath } from 'node:url';
 import type { AstroIntegration } from 'astro';
 import { defineConfig, passthroughImageService } from 'astro/config';
 import { glossaryHeadings } from './src/lib/glossary.ts';
+import { readLedger } from './src/lib/ledger.ts';
+import { readReport } from './src/lib/report.ts';
 
 // Astro asks its environment for this at every event, so setting it here is early enough for all but its first notice.
 process.env.ASTRO_TELEMETRY_DISABLED ??= '1';
 
 const results = fileURLToPath(new URL('../results', import.meta.url));
+const ledger = fileURLToPath(new URL('../suites/claims.json', import.meta.url));
 const source = process.env.KILOTOKEN_REPORT ? resolve(process.env.KILOTOKEN_REPORT) : results;
+
+// Read here too, so that a report that cannot be shown ends the build before it begins.
+readReport(source);
+readLedger(ledger);
 
 /**
  * LIMIT: with an --outDir outside the working directory Astro 5 stages its output in ./.astro, removes that folder when
@@ -42,5 +49,5 @@ export default defineConfig({
   image: { service: passthroughImageService() },
   build: { inlineStylesheets: 'always', format: 'file' },
   markdown: { syntaxHighlight: false, smartypants: false, remarkPlugins: [glossaryHeadings] },
-  vite: { define: { REPORT_SOURCE: JSON.stringify(source) } },
+  vite: { define: { REPORT_SOURCE: JSON.stringify(source), LEDGER: JSON.stringify(ledger) } },
 });

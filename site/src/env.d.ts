@@ -2,3 +2,6 @@
 
 /** Absolute path of the report.json or folder of runs to show; set in astro.config.ts. */
 declare const REPORT_SOURCE: string;
+
+/** Absolute path of suites/claims.json. */
+declare const LEDGER: string;

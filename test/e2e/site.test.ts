@@ -32,7 +32,29 @@ function publish(runs: string, name: string, report: Report): string {
   return path;
 }
 
-const report = sampleReport();
+const sample = sampleReport();
+const ledger = JSON.parse(readFileSync(new URL('../../suites/claims.json', import.meta.url), 'utf8')) as {
+  id: string;
+  claim: string;
+  source: string;
+  sourceUrlOrPlace: string;
+  stated: string[];
+  unstated: string[];
+}[];
+/** The sample, with claims of the real ledger among its own. */
+const report: Report = {
+  ...sample,
+  claims: [
+    ...sample.claims,
+    ...ledger.slice(0, 3).map(({ id, claim, source }) => ({
+      id,
+      claim,
+      source,
+      outcome: 'not yet measured' as const,
+      finding: 'Needs the real size.',
+    })),
+  ],
+};
 let built: SiteBuild;
 let page: Element;
 
@@ -102,7 +124,11 @@ describe('the numbers of the report', () => {
       const [word] = all(entry, 'strong');
       expect(textOf(word ?? '').replace(/^\S /, '')).toContain(v.outcome);
       expect(text).toContain(v.evidence);
-      if (v.wouldHaveCaught !== null) expect(text).toContain(`Would have been caught: ${v.wouldHaveCaught}`);
+      if (v.wouldHaveCaught !== null) {
+        const reach =
+          v.outcome === 'consistent' ? 'Would have been caught' : 'Smallest effect within reach of this test';
+        expect(text).toContain(`${reach}: ${v.wouldHaveCaught}`);
+      }
       expect(all(entry, 'data').map((d) => d.attributes.get('value'))).toEqual([String(v.n)]);
       for (const name of [...v.engines, ...v.scenarios]) expect(text).toContain(name);
       for (const w of v.warnings) expect(text).toContain(w.text);
@@ -121,8 +147,8 @@ describe('the numbers of the report', () => {
       expectNumber(at('kept, macro (tokens/round)'), row.keptMacro);
       expectNumber(at('n-gram baseline (tokens/round)'), row.ngramBaseline);
       expectNumber(at('repetition (share of tokens)'), row.repetition);
-      expect(textOf(at('prompts'))).toBe(String(row.prompts));
-      expect(textOf(at('rounds'))).toBe(row.rounds.toLocaleString('en-US'));
+      expect(textOf(all(at('prompts'), 'data')[0] ?? '')).toBe(String(row.prompts));
+      expect(textOf(all(at('rounds'), 'data')[0] ?? '')).toBe(row.rounds.toLocaleString('en-US'));
     }
   });
 
@@ -208,6 +234,14 @@ describe('the numbers of the report', () => {
       const entry = textOf(byId(page, `claim-${c.id}`));
       for (const part of [c.claim, c.outcome, c.finding, c.source]) expect(entry).toContain(part);
     }
+  });
+
+  test('the ledger says what the source of a claim states and what it leaves out', () => {
+    for (const c of ledger.slice(0, 3)) {
+      const entry = textOf(byId(page, `claim-${c.id}`));
+      for (const part of [...c.stated, ...c.unstated, c.sourceUrlOrPlace]) expect(entry).toContain(part);
+    }
+    expect(textOf(byId(page, 'claim-C01'))).not.toContain('Not stated');
   });
 
   test('report.json lies beside the page, byte for byte', () => {
@@ -380,6 +414,7 @@ describe('other inputs', () => {
     expect(textOf(all(empty, 'h1')[0] ?? '')).toBe('No run has been published.');
     expect(all(empty, 'data')).toEqual([]);
     expect(all(empty, 'table')).toEqual([]);
+    for (const c of ledger) expect(textOf(byId(empty, `claim-${c.id}`))).toContain('not yet measured');
     expect(all(byId(empty, 'glossary'), 'h4').length).toBeGreaterThan(30);
     const links = all(empty, 'a').map((a) => a.attributes.get('href') ?? '');
     for (const link of links)

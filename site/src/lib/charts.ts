@@ -9,7 +9,7 @@ import { parse, resetSVGDefIds, View } from 'vega';
 import { compile, type TopLevelSpec } from 'vega-lite';
 import type { AcceptanceRow, Measured, SpeedRow } from '../../../harness/report/schema.ts';
 import { fixed } from './format.ts';
-import { acceptanceGroups, distinct, speedLabels } from './tables.ts';
+import { acceptanceGroups, distinct, speedLabels } from './groups.ts';
 
 export interface Drawing {
   readonly wide: string;

@@ -39,6 +39,9 @@ export function moment(iso: string): string {
   return `${day}, ${two(date.getUTCHours())}:${two(date.getUTCMinutes())} UTC`;
 }
 
+/** The text with a full stop, if it ends in no mark of its own. */
+export const sentence = (text: string): string => (/[.!?:;]$/.test(text) ? text : `${text}.`);
+
 /** A heading's anchor: lower case, words joined by hyphens. */
 export const slug = (heading: string): string =>
   heading

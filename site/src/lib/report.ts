@@ -20,8 +20,13 @@ import { byState, type Check, flag, integer, listOf, nullable, number, object, o
 
 const SCHEMA = 'kilotoken/report@1' satisfies Report['schema'];
 
+/** The report's fault, or its author's: where in the page's code it was noticed is of no use, so there is no stack. */
 export class ReportError extends Error {
   override readonly name = 'ReportError';
+  constructor(message: string) {
+    super(message);
+    this.stack = message;
+  }
 }
 
 const outcome = oneOf(

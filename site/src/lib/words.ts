@@ -13,6 +13,10 @@ export const OUTCOMES: Readonly<Record<AnyOutcome, { mark: string; tone: string 
   'not yet measured': { mark: '\u25cb', tone: 'none' },
 };
 
+/** What the size of effect beside a verdict means: only a consistent one would have been otherwise. */
+export const reachOf = (outcome: AnyOutcome): string =>
+  outcome === 'consistent' ? 'Would have been caught' : 'Smallest effect within reach of this test';
+
 export const WARNINGS: Readonly<Record<Warning['code'], string>> = {
   'short-run': 'short run',
   'few-prompts': 'few prompts',

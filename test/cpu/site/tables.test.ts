@@ -1,13 +1,8 @@
 /** Tables: rows are named apart, notes stand under them once, gaps are words. */
 import { describe, expect, test } from 'vitest';
-import type { AcceptanceRow, SpeedRow } from '../../../harness/report/schema.ts';
-import {
-  acceptanceDetailTable,
-  acceptanceGroups,
-  acceptanceTable,
-  speedLabels,
-  speedTable,
-} from '../../../site/src/lib/tables.ts';
+import type { AcceptanceRow, Measured, SpeedRow, Warning } from '../../../harness/report/schema.ts';
+import { acceptanceGroups, speedLabels } from '../../../site/src/lib/groups.ts';
+import { acceptanceDetailTable, acceptanceTable, speedTable } from '../../../site/src/lib/tables.ts';
 import { sampleReport } from '../../support/sample-report.ts';
 
 const { acceptance, speed } = sampleReport();
@@ -46,7 +41,10 @@ describe('notes', () => {
   test('one letter a text, and every letter used is explained', () => {
     for (const table of [acceptanceTable(acceptance), acceptanceDetailTable(acceptance), speedTable(speed)]) {
       const used = new Set(
-        table.groups.flatMap((g) => g.rows.flatMap((r) => [...r.marks, ...r.cells.flatMap((c) => c.marks)])),
+        table.groups.flatMap((g) => [
+          ...g.marks,
+          ...g.rows.flatMap((r) => [...r.marks, ...r.cells.flatMap((c) => c.marks)]),
+        ]),
       );
       expect([...used].sort()).toEqual(table.notes.map((n) => n.mark).sort());
       expect(new Set(table.notes.map((n) => n.text)).size).toBe(table.notes.length);
@@ -65,6 +63,56 @@ describe('notes', () => {
     const marks = acceptanceTable(rows).notes.map((n) => n.mark);
     expect(marks.slice(24, 28)).toEqual(['y', 'z', 'aa', 'ab']);
     expect(new Set(marks).size).toBe(30);
+  });
+});
+
+describe('a warning stands as near to its numbers as it can without being said twice', () => {
+  const warn = (text: string): Warning => ({ code: 'short-run', text });
+  /** The sample with warnings on every measured value of a row, chosen by the row. */
+  const warned = (choose: (row: AcceptanceRow) => Warning[]): AcceptanceRow[] =>
+    acceptance.map((r) => {
+      const put = (m: Measured): Measured => (m.state === 'measured' ? { ...m, warnings: choose(r) } : m);
+      return {
+        ...r,
+        rawMicro: put(r.rawMicro),
+        rawMacro: put(r.rawMacro),
+        keptMicro: put(r.keptMicro),
+        keptMacro: put(r.keptMacro),
+        ngramBaseline: put(r.ngramBaseline),
+        repetition: put(r.repetition),
+      };
+    });
+
+  test('at the head of the table if it touches every measured number, published figures aside', () => {
+    const table = acceptanceTable(warned(() => [warn('all')]));
+    expect(table.everywhere).toEqual(['short run: all']);
+    expect(table.notes.map((n) => n.text)).toEqual(['published: vendor announcement, 8 June 2026']);
+  });
+
+  test('at the group, at the row, at the cell', () => {
+    const rows = warned((r) => [
+      ...(r.decoding === 'greedy' ? [warn('greedy')] : []),
+      ...(r.rule === 'reject' && r.scenario === 'math' ? [warn('one cell')] : []),
+    ]);
+    const detail = acceptanceDetailTable(rows);
+    expect(detail.everywhere).toEqual([]);
+    expect(detail.groups.map((g) => g.marks.length)).toEqual([1, 0, 0, 0]);
+    const lengths = acceptanceTable(rows).groups[1];
+    expect(lengths?.rows.map((r) => r.marks.length)).toEqual([1, 0, 0, 0]);
+    expect(lengths?.rows.at(-1)?.cells.map((c) => c.marks.length)).toEqual([0, 1, 0, 0]);
+  });
+
+  test('one number without it keeps it down', () => {
+    const rows = warned((r) => (r === acceptance[0] ? [] : [warn('nearly all')]));
+    const table = acceptanceTable(rows);
+    expect(table.everywhere).toEqual([]);
+    const marks = table.groups[1]?.rows.map((r) => [r.marks.length, ...r.cells.map((c) => c.marks.length)]);
+    expect(marks).toEqual([
+      [0, 0, 1, 1, 1],
+      [1, 0, 0, 0, 0],
+      [1, 0, 0, 0, 0],
+      [1, 0, 0, 0, 0],
+    ]);
   });
 });
 
