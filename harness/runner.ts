@@ -57,7 +57,8 @@ async function runPhase(context: RunContext, phase: PhasePlan, faults: Map<strin
   const lane = async (): Promise<void> => {
     while (next < tasks.length && !context.signal.aborted && !broken) {
       const task = tasks[next++]!;
-      tokens += await runSession(context, task, faults);
+      const emitted = await runSession(context, task, faults);
+      tokens += emitted;
       done += 1;
       if (performance.now() - spoken > 5_000) say();
     }

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { InputError } from '../../harness/engine.ts';
 
-const Cases = z.strictObject({ cases: z.array(z.strictObject({ ids: z.array(z.int()) })).min(1) });
+const Cases = z.object({ cases: z.array(z.object({ ids: z.array(z.int()) })).min(1) });
 
 export interface CaseLimits {
   readonly vocab: number;

@@ -12,7 +12,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { z } from 'zod';
 import { EnvironmentError, InputError } from '../engine.ts';
 import { Report } from '../report/schema.ts';
@@ -71,7 +71,7 @@ export class RunWriter {
     if (existsSync(join(directory, 'manifest.json'))) {
       throw new InputError(`${directory} already holds a run; choose another directory`);
     }
-    onDisk(directory, () => mkdirSync(directory, { recursive: true }));
+    onDisk(directory, () => makeFolder(directory));
     this.writeManifest(manifest);
     this.#prompts = new JsonLines(join(directory, 'prompts.jsonl'), PromptRow);
     this.#sessions = new JsonLines(join(directory, 'sessions.jsonl'), SessionRow);
@@ -138,6 +138,13 @@ function writeDocument<T>(path: string, schema: z.ZodType<T>, value: T): void {
   });
 }
 
+/** mkdir -p, level by level: Node's own recursive form never returns below folders such as /proc. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return;
+  makeFolder(dirname(path));
+  mkdirSync(path);
+}
+
 function onDisk<T>(path: string, action: () => T): T {
   try {
     return action();
@@ -150,6 +157,7 @@ function onDisk<T>(path: string, action: () => T): T {
       EPERM: 'permission denied',
       ENOTDIR: 'a part of the path is a file',
       EEXIST: 'it exists already',
+      ENOENT: 'the system does not allow a folder there',
     };
     throw new EnvironmentError(`cannot write ${path}: ${reason[code] ?? code}`);
   }

@@ -6,7 +6,7 @@ import type { StoredRun } from '../bundle/reader.ts';
 import { VERDICTS_SCHEMA_ID, type Verdicts } from '../bundle/rows.ts';
 import { answerClaims } from './claims.ts';
 import { acceptanceRow, scenariosOf, speedRows } from './figures.ts';
-import { REPORT_SCHEMA_ID, type Report, type Verdict, type Warning } from './schema.ts';
+import { REPORT_SCHEMA_ID, Report, type Verdict, type Warning } from './schema.ts';
 import { judge } from './verdicts.ts';
 import { distinct, engineWarnings } from './warnings.ts';
 
@@ -33,7 +33,8 @@ export function buildReport(run: StoredRun): Report {
 
   const reasons = notPublishableBecause(run, verdicts);
   const engines = Object.entries(manifest.engines);
-  return {
+  // Parsed, so that the keys stand in the schema's order whoever prints it.
+  return Report.parse({
     $schema: REPORT_SCHEMA_FILE,
     schema: REPORT_SCHEMA_ID,
     run: {
@@ -65,7 +66,7 @@ export function buildReport(run: StoredRun): Report {
       ...treeWarnings(manifest.dirty),
     ]),
     files: manifest.files,
-  };
+  });
 }
 
 export function verdictsOf(report: Report): Verdicts {
