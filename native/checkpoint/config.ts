@@ -11,9 +11,10 @@ const ARCHITECTURES = ['MiMoV2ForCausalLM', 'MiMoV2FlashForCausalLM'];
 
 const size = (max: number) => z.number().int().positive().max(max);
 const optional = <T extends z.ZodType>(schema: T) => schema.nullish();
-const flags = z.array(z.union([z.literal(0), z.literal(1)]));
+const flags = z.array(z.literal([0, 1]));
 const positive = z.number().positive().max(1e30);
 const tokenId = z.number().int().nonnegative();
+const tokenIds = z.union([tokenId, z.array(tokenId)], { error: 'expected a token id or a list of them' });
 
 const heads = size(65536);
 const width = size(1 << 22);
@@ -73,7 +74,7 @@ const schema = z.looseObject({
   norm_topk_prob: optional(z.boolean()),
   routed_scaling_factor: optional(z.number().positive().max(1e6)),
 
-  eos_token_id: optional(z.union([tokenId, z.array(tokenId)])),
+  eos_token_id: optional(tokenIds),
   quantization_config: optional(
     z.looseObject({
       quant_method: optional(z.string()),
@@ -193,7 +194,8 @@ function refuseUnsupported(raw: RawConfig, label: string): void {
   only(label, 'scoring_func', raw.scoring_func, 'sigmoid');
   only(label, 'topk_method', raw.topk_method, 'noaux_tc');
   only(label, 'attention_projection_layout', raw.attention_projection_layout, 'fused_qkv', 'split');
-  only(label, 'rope_scaling', raw.rope_scaling?.rope_type ?? raw.rope_scaling?.type, 'default');
+  const scaling = raw.rope_scaling;
+  only(label, 'rope_scaling', scaling && (scaling.rope_type ?? scaling.type ?? 'unnamed'), 'default');
   for (const kind of ['full_attention', 'sliding_attention'] as const) {
     only(label, `rope_parameters.${kind}`, raw.rope_parameters?.[kind]?.rope_type, 'default');
   }
@@ -299,7 +301,7 @@ export function eosIdsOf(value: number | number[] | null | undefined, vocab: num
   return [...new Set(ids)];
 }
 
-const generationSchema = z.looseObject({ eos_token_id: optional(z.union([tokenId, z.array(tokenId)])) });
+const generationSchema = z.looseObject({ eos_token_id: optional(tokenIds) });
 
 /** eos ids of generation_config.json, or null if it names none. */
 export function parseGenerationConfig(json: unknown, vocab: number, label = 'generation_config.json'): number[] | null {

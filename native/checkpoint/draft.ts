@@ -56,12 +56,9 @@ export interface Draft {
 /** Reads `directory`/dflash, or null if there is no such folder. Throws InputError. */
 export async function readDraft(directory: string, target: ModelConfig): Promise<Draft | null> {
   const folder = path.join(directory, 'dflash');
-  try {
-    if (!(await stat(folder)).isDirectory()) throw new InputError('dflash: not a folder');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-    throw error;
-  }
+  const status = await stat(folder).catch(() => null);
+  if (status === null) return null;
+  if (!status.isDirectory()) throw new InputError('dflash: not a folder');
   const label = 'dflash/config.json';
   const json = parseJson(await readWhole(path.join(folder, 'config.json'), label, MAX_CONFIG_BYTES), label);
   const plan = parseDraftConfig(json, target, label);

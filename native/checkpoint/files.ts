@@ -80,7 +80,7 @@ export async function readWhole(file: string, label: string, maxBytes: number): 
   });
 }
 
-/** Decodes UTF-8 strictly and parses JSON; InputError names the file. */
+/** Decodes UTF-8 strictly and parses JSON without repeated keys; InputError names the file. */
 export function parseJson(bytes: Uint8Array, label: string): unknown {
   let text: string;
   try {
@@ -88,11 +88,45 @@ export function parseJson(bytes: Uint8Array, label: string): unknown {
   } catch {
     throw new InputError(`${label}: not valid UTF-8`);
   }
+  let json: unknown;
   try {
-    return JSON.parse(text);
+    json = JSON.parse(text);
   } catch (error) {
     throw new InputError(`${label}: not valid JSON (${quote((error as Error).message)})`);
   }
+  // JSON.parse keeps the last of two equal keys; every key has one colon outside strings, so a surplus colon is a lost key.
+  if (countColons(bytes) !== countKeys(json))
+    throw new InputError(`${label}: names something twice (a repeated JSON key)`);
+  return json;
+}
+
+/** Colons of JSON text outside its strings. The text has been parsed already, so its quotes balance. */
+function countColons(json: Uint8Array): number {
+  let colons = 0;
+  let inString = false;
+  for (let i = 0; i < json.length; i++) {
+    const byte = json[i];
+    if (byte === 0x22) inString = !inString;
+    else if (byte === 0x5c) i++;
+    else if (byte === 0x3a && !inString) colons++;
+  }
+  return colons;
+}
+
+/** Keys of all objects within; a loop, because the nesting is the file's choice. */
+function countKeys(json: unknown): number {
+  let keys = 0;
+  const open: unknown[] = [json];
+  while (open.length > 0) {
+    const value = open.pop();
+    if (typeof value !== 'object' || value === null) continue;
+    const isList = Array.isArray(value);
+    for (const item of isList ? value : Object.values(value)) {
+      if (!isList) keys++;
+      if (typeof item === 'object') open.push(item);
+    }
+  }
+  return keys;
 }
 
 export function isPlainObject(value: unknown): value is Record<string, unknown> {

@@ -58,8 +58,16 @@ export async function openCheckpoint(directory: string): Promise<Checkpoint> {
   };
 }
 
-/** The numerics id of a run on this checkpoint; equal strings mean the arithmetic is the same. */
-export function describeNumerics(checkpoint: Checkpoint, activations: 'fp8' | 'bf16') {
+/** The stored formats and the activation format of a run; equal `id`s mean the same arithmetic. */
+export interface NumericsText {
+  readonly id: string;
+  readonly experts: string;
+  readonly linears: string;
+  readonly activations: string;
+  readonly kv: string;
+}
+
+export function describeNumerics(checkpoint: Checkpoint, activations: 'fp8' | 'bf16'): NumericsText {
   const { experts, linears, rest } = checkpoint.formats;
   const act = activations === 'fp8' ? 'fp8-1x128' : 'bf16';
   const kv = 'bf16';

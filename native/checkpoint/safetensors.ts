@@ -48,27 +48,18 @@ export function parseHeader(
 
   const dataStart = 8 + header.length;
   const tensors = new Map<string, TensorRecord>();
-  let keys = 0;
   for (const [name, entry] of Object.entries(json)) {
-    keys += 1;
-    if (name === '__metadata__') {
-      keys += checkMetadata(entry, label);
-      continue;
-    }
-    keys += 3;
-    tensors.set(name, parseEntry(name, entry, dataStart, dataBytes, file, label));
+    if (name === '__metadata__') checkMetadata(entry, label);
+    else tensors.set(name, parseEntry(name, entry, dataStart, dataBytes, file, label));
   }
-  // JSON.parse keeps the last of two equal keys; every key has one colon outside strings, so a surplus colon is a lost key.
-  if (countColons(header) !== keys) throw new InputError(`${label}: the header names a tensor or a field twice`);
   checkContiguous(tensors, dataStart, dataBytes, label);
   return tensors;
 }
 
-function checkMetadata(entry: unknown, label: string): number {
+function checkMetadata(entry: unknown, label: string): void {
   if (!isPlainObject(entry) || !Object.values(entry).every((value) => typeof value === 'string')) {
     throw new InputError(`${label}: __metadata__ is not a map of strings`);
   }
-  return Object.keys(entry).length;
 }
 
 function isSize(value: unknown): value is number {
@@ -117,19 +108,6 @@ function parseEntry(
     );
   }
   return { name, dtype: dtype as DType, shape: shape as number[], file, offset: dataStart + begin, bytes: end - begin };
-}
-
-/** Colons of JSON text outside its strings. The text has been parsed already, so quotes are known to balance. */
-function countColons(json: Uint8Array): number {
-  let colons = 0;
-  let inString = false;
-  for (let i = 0; i < json.length; i++) {
-    const byte = json[i];
-    if (byte === 0x22) inString = !inString;
-    else if (byte === 0x5c) i++;
-    else if (byte === 0x3a && !inString) colons++;
-  }
-  return colons;
 }
 
 function checkContiguous(

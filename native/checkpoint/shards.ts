@@ -51,11 +51,15 @@ export async function readShards(directory: string, prefix: string): Promise<Sha
   return { tensors, files: shardNames.map((shard) => path.join(directory, shard)) };
 }
 
+function placeName(directory: string, prefix: string): string {
+  return prefix === '' ? `checkpoint ${quote(directory)}` : prefix.slice(0, -1);
+}
+
 async function listNames(directory: string, prefix: string, ending: string): Promise<string[]> {
   try {
     return (await readdir(directory)).filter((name) => name.endsWith(ending)).sort();
   } catch {
-    throw new InputError(`${prefix || directory}: cannot be listed`);
+    throw new InputError(`${placeName(directory, prefix)}: cannot be listed`);
   }
 }
 
@@ -64,17 +68,17 @@ async function findIndex(directory: string, prefix: string): Promise<string | nu
   if (await fileExists(path.join(directory, usual))) return usual;
   const candidates = await listNames(directory, prefix, '.safetensors.index.json');
   if (candidates.length > 1)
-    throw new InputError(`${prefix || directory}: more than one index: ${quote(candidates.join(', '))}`);
+    throw new InputError(`${placeName(directory, prefix)}: more than one index: ${quote(candidates.join(', '))}`);
   return candidates[0] ?? null;
 }
 
 async function readSingleFile(directory: string, prefix: string): Promise<Shards> {
   const names = await listNames(directory, prefix, '.safetensors');
   const [name] = names;
-  if (name === undefined) throw new InputError(`${prefix || directory}: no safetensors file and no index`);
+  if (name === undefined) throw new InputError(`${placeName(directory, prefix)}: no safetensors file and no index`);
   if (names.length > 1) {
     throw new InputError(
-      `${prefix || directory}: ${names.length} safetensors files but no index (model.safetensors.index.json)`,
+      `${placeName(directory, prefix)}: ${names.length} safetensors files but no index (model.safetensors.index.json)`,
     );
   }
   const file = path.join(directory, name);

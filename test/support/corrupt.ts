@@ -452,6 +452,20 @@ export const CORRUPTIONS: readonly Corruption[] = [
     mentions: /config\.json: not valid JSON/,
     apply: (directory) => editText(path.join(directory, 'config.json'), (text) => text.slice(0, 100)),
   },
+  {
+    name: 'field of the config named twice',
+    mentions: /config\.json.*names something twice/,
+    apply: (directory) =>
+      editText(path.join(directory, 'config.json'), (text) => text.replace('{', '{"vocab_size": 7,')),
+  },
+  {
+    name: 'tensor listed twice in the index',
+    mentions: /index\.json.*names something twice/,
+    apply: (directory) =>
+      editText(path.join(directory, INDEX), (text) =>
+        text.replace('"weight_map": {', `"weight_map": {"${NORM}": "x.safetensors",`),
+      ),
+  },
   config(
     'unknown architecture',
     'architectures',
@@ -476,9 +490,17 @@ export const CORRUPTIONS: readonly Corruption[] = [
   config('another activation', 'hidden_act', 'gelu', /config\.json.*hidden_act is "gelu"/),
   config('attention bias', 'attention_bias', true, /config\.json.*attention_bias is "true"/),
   config('position scaling', 'rope_scaling', { rope_type: 'yarn', factor: 4 }, /config\.json.*rope_scaling is "yarn"/),
+  config('position scaling without a name', 'rope_scaling', { factor: 4 }, /config\.json.*rope_scaling is "unnamed"/),
   config('odd rotary size', 'partial_rotary_factor', 0.32, /config\.json.*rotates 15 dimensions/),
   config('no epsilon', 'layernorm_epsilon', undefined, /config\.json.*layernorm_epsilon is missing/),
   config('no window', 'sliding_window', undefined, /config\.json.*sliding_window is missing/),
+  config(
+    'layer pattern of other numbers',
+    'hybrid_layer_pattern',
+    [0, 1, 2, 0],
+    /config\.json: hybrid_layer_pattern\.2: .*0\|1/,
+  ),
+  config('end token that is a word', 'eos_token_id', 'end', /config\.json: eos_token_id: expected a token id/),
   config('end token beyond the vocabulary', 'eos_token_id', 203, /config\.json.*eos_token_id 203/),
   config('fewer layers than stored', 'num_hidden_layers', 3, /hybrid_layer_pattern has 4 entries for 3/),
   quantization('another FP8 block', 'weight_block_size', [64, 64], /config\.json.*weight_block_size is "64x64"/),
