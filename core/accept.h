@@ -56,11 +56,4 @@ KT_HD inline int coupled_pick(const double* log_p, int n, uint64_t seed, uint32_
   return best < 0 ? 0 : best;
 }
 
-// How many drafts agree with the target's own tokens before the first difference.
-KT_HD constexpr int accepted_prefix(const int32_t* drafts, const int32_t* targets, int n) {
-  int accepted = 0;
-  while (accepted < n && drafts[accepted] == targets[accepted]) ++accepted;
-  return accepted;
-}
-
 }  // namespace kilotoken

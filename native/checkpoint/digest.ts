@@ -3,8 +3,9 @@
  * `cat shard1 shard2 | sha256sum` gives the same). Streams; a file is never held whole.
  */
 import { createHash } from 'node:crypto';
+import path from 'node:path';
 import { InputError } from '../errors.ts';
-import { shortName, withFile } from './files.ts';
+import { withFile } from './files.ts';
 
 const CHUNK_BYTES = 4 << 20;
 
@@ -12,7 +13,7 @@ export async function digestFiles(files: readonly string[]): Promise<string> {
   const hash = createHash('sha256');
   const buffer = Buffer.allocUnsafe(CHUNK_BYTES);
   for (const file of files) {
-    const label = shortName(file);
+    const label = path.basename(file);
     await withFile(file, label, async (handle, size) => {
       let position = 0;
       while (position < size) {

@@ -3,13 +3,7 @@
  * anything is allocated, and only regular files are opened, so that a pipe or a device cannot hang the reader.
  */
 import { type FileHandle, open, stat } from 'node:fs/promises';
-import path from 'node:path';
 import { InputError, quote } from '../errors.ts';
-
-/** `dflash/config.json` rather than a whole path: the last `parts` components. */
-export function shortName(file: string, parts = 1): string {
-  return file.split(path.sep).slice(-parts).join('/');
-}
 
 export async function fileExists(file: string): Promise<boolean> {
   try {

@@ -55,10 +55,7 @@ export const asU16 = (bytes: Buffer): Uint16Array => typed(bytes, (buffer) => ne
 export const asF64 = (bytes: Buffer): Float64Array => typed(bytes, (buffer) => new Float64Array(buffer));
 
 /** A row record: count, 8 bytes of parameters, elements. */
-export function rowRecord(
-  parameters: Float64Array | Uint32Array,
-  elements: Float32Array | Float64Array | Int32Array,
-): Buffer {
+export function rowRecord(parameters: Float64Array | Uint32Array, elements: Float32Array | Float64Array): Buffer {
   const head = Buffer.alloc(12);
   head.writeUInt32LE(elements.length, 0);
   Buffer.from(parameters.buffer, parameters.byteOffset, parameters.byteLength).copy(head, 4);

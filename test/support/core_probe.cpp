@@ -130,12 +130,6 @@ const std::map<std::string, Operation> kOperations = {
        write(out, residual_row(p.data(), q.data(), n, residual.data()));
        for (double value : residual) write(out, value);
      })},
-    // n counts both lists: drafts, then targets
-    {"accepted_prefix", rows(4, [](const Row& row, Bytes& out) {
-       const int n = row.n / 2;
-       const auto drafts = read_many<int32_t>(row.elements, n), targets = read_many<int32_t>(row.elements + 4 * n, n);
-       write(out, accepted_prefix(drafts.data(), targets.data(), n));
-     })},
     {"sum_lanes", fixed(4 * kLanes,
                         [](auto* in, Bytes& out) {
                           auto lanes = read_many<float>(in, kLanes);

@@ -113,15 +113,6 @@ describe('accept coin and residual', () => {
     const law = p.map((value, id) => Math.min(value, q[id]!) + mass! * row[id]!);
     expect(law).toEqual(p);
   });
-
-  test('accepted prefix', () => {
-    const prefix = (drafts: number[], targets: number[]) =>
-      asI32(probe('accepted_prefix', rowRecord(NONE, Int32Array.from([...drafts, ...targets]))))[0];
-    expect(prefix([1, 2, 3], [1, 2, 3])).toBe(3);
-    expect(prefix([1, 2, 3], [1, 9, 3])).toBe(1);
-    expect(prefix([1], [2])).toBe(0);
-    expect(prefix([], [])).toBe(0);
-  });
 });
 
 describe('coupled pick', () => {
