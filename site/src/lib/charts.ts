@@ -282,7 +282,7 @@ export function histogramChart(rows: readonly AcceptanceRow[], most: number): Pr
           field: 'rounds',
           type: 'quantitative',
           scale: { domain: [0, Math.max(1, most)], nice: true },
-          axis: { tickCount: 3, title: null, format: '~s' },
+          axis: { tickCount: 3, title: null, format: ',f' },
         },
       },
     }),
@@ -312,7 +312,7 @@ export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
     type: 'quantitative',
     // Room to the right of the longest bar for its speed-up.
     scale: { domain: [0, most * 1.15], nice: false },
-    axis: { title: 'decode tokens per second', tickCount: 5, format: '~s' },
+    axis: { title: 'decode tokens per second', tickCount: 5, format: ',f' },
   };
   return draw((room) =>
     rowPanels(room, values, order, [

@@ -95,3 +95,14 @@ test('a chart is the same whatever was drawn before it', async () => {
   await speedChart(speed);
   expect(await survivalChart(acceptance)).toEqual(first);
 });
+
+test('axes count in plain numbers', async () => {
+  const fast = speed.map((r) =>
+    r.decodeTokensPerSecond.state === 'measured'
+      ? { ...r, decodeTokensPerSecond: { ...r.decodeTokensPerSecond, value: 1070, interval: null } }
+      : r,
+  );
+  expect(texts((await speedChart(speed)).wide)).toEqual(expect.arrayContaining(['0', '100', '200', '300', '400']));
+  expect(texts((await speedChart(fast)).wide)).toEqual(expect.arrayContaining(['0', '200', '1,000', '1,200']));
+  expect(texts((await histogramChart(acceptance, 627)).wide)).toEqual(expect.arrayContaining(['0', '200', '600']));
+});
