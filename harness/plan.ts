@@ -157,6 +157,11 @@ export function sessionName(phase: PhasePlan, arm: Arm, prompt: string, repeat: 
   return `${phase.id}/${arm}/${prompt}/${repeat}`;
 }
 
+/** How many sessions a phase opens. */
+export function sessionCount(phase: PhasePlan): number {
+  return phase.prompts.length * phase.repeats * 2;
+}
+
 /**
  * The sessions of a phase, in the order they are opened. Both arms of a comparison stand side by side; speed phases run
  * A B B A, so that drift of the machine falls on both arms alike.

@@ -1,7 +1,7 @@
 /** The verdicts of a run, from its rows. One question each; the words are the house's. */
 import type { SessionTrace, StoredRun } from '../bundle/reader.ts';
 import type { Arm, FaultRow, PhasePlan } from '../bundle/rows.ts';
-import { sessionName, tasksOf } from '../plan.ts';
+import { sessionCount, sessionName } from '../plan.ts';
 import { upperBoundWithoutEvent } from '../stats/proportion.ts';
 import { checkBooks } from '../verify/books.ts';
 import { comparability, type LosslessPair } from '../verify/comparability.ts';
@@ -39,7 +39,7 @@ const FAILURES: readonly FaultRow['kind'][] = ['threw', 'hung', 'malformed', 'ov
 
 function endedVerdict(run: StoredRun): Verdict {
   const { plan } = run.manifest;
-  const due = plan.phases.flatMap((phase) => tasksOf(plan, phase)).length;
+  const due = plan.phases.reduce((sum, phase) => sum + sessionCount(phase), 0);
   const traces = [...run.sessions.values()];
   const failed = traces.filter((trace) => trace.fault !== null && FAILURES.includes(trace.fault.kind));
   const ended = traces.filter((trace) => trace.fault === null && trace.rounds.at(-1)?.finish != null);
@@ -152,22 +152,25 @@ function lawVerdict(run: StoredRun, phase: PhasePlan): Verdict {
     const evidence = `The two engines are a fidelity pair, not one of speculation on and off: ${pair.because.join('; ')}.`;
     return { ...common, n: 0, outcome: 'not testable here', evidence, wouldHaveCaught: null };
   }
-  const samples = new Map<string, { prompt: string; plain: number[][]; speculative: number[][] }>(
-    phase.prompts.map((prompt) => [prompt, { prompt, plain: [], speculative: [] }]),
-  );
-  const tasks = tasksOf(plan, phase);
   let missing = 0;
-  for (const task of tasks) {
-    const trace = run.sessions.get(task.session);
-    if (trace === undefined || trace.fault !== null || trace.rounds.at(-1)?.finish == null) missing += 1;
-    else samples.get(task.prompt)![task.arm].push(generatedTokens(trace).slice(0, phase.maxTokens));
-  }
-  const law = testLaw([...samples.values()] satisfies LawSample[], {
+  const outputs = (prompt: string, arm: Arm): number[][] =>
+    Array.from({ length: phase.repeats }, (_, repeat) => {
+      const trace = run.sessions.get(sessionName(phase, arm, prompt, repeat));
+      const ended = trace !== undefined && trace.fault === null && trace.rounds.at(-1)?.finish != null;
+      if (!ended) missing += 1;
+      return ended ? generatedTokens(trace).slice(0, phase.maxTokens) : null;
+    }).filter((tokens) => tokens !== null);
+  const samples: LawSample[] = phase.prompts.map((prompt) => ({
+    prompt,
+    plain: outputs(prompt, 'plain'),
+    speculative: outputs(prompt, 'speculative'),
+  }));
+  const law = testLaw(samples, {
     alpha: plan.lawAlpha,
     power: plan.lawPower,
     seed: plan.seed,
   });
-  const n = tasks.length - missing;
+  const n = sessionCount(phase) - missing;
   const strongest =
     law.smallest === null
       ? 'no context was reached often enough to test'

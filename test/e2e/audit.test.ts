@@ -1,0 +1,139 @@
+/** `audit` and `report` from outside: a whole run with its page, an interrupted one, a killed one. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { Report } from '../../harness/report/schema.ts';
+import { writeTinyCheckpoint, writeTinySuites } from '../support/tiny-checkpoint.ts';
+import { type Finished, kilotoken, onlyLine } from './cli.ts';
+
+// Whole audits, and a page, on a machine that may be busy.
+vi.setConfig({ testTimeout: 180_000 });
+
+let scratch: string;
+
+beforeAll(async () => {
+  scratch = mkdtempSync(join(tmpdir(), 'kilotoken-audit-'));
+  await writeTinyCheckpoint(join(scratch, 'tiny'));
+  writeTinySuites(join(scratch, 'suites'), 4);
+});
+
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+const SHORT = ['--tokens', '16', '--sampled-tokens', '8', '--speed-prompts', '1', '--speed-tokens', '12'];
+
+function audit(name: string, args: readonly string[], watch?: Parameters<typeof kilotoken>[1]): Promise<Finished> {
+  const paths = [
+    '--checkpoint',
+    join(scratch, 'tiny'),
+    '--suite',
+    join(scratch, 'suites'),
+    '--out',
+    join(scratch, name),
+  ];
+  return kilotoken(['audit', ...paths, ...SHORT, ...args], watch);
+}
+
+describe('audit', () => {
+  it('passes on equal weights, and ends by naming the page it wrote', async () => {
+    const done = await audit('whole', ['--law-seeds', '200']);
+    expect(done.code).toBe(0);
+    const lines = done.stdout.trimEnd().split('\n');
+    expect(lines.at(-1)).toBe(`Page: ${join(scratch, 'whole/page/index.html')}`);
+    expect(done.stdout).not.toContain('\x1b[');
+    expect(done.stderr).toMatch(/greedy: 32\/32 sessions/);
+
+    const run = (file: string): string => readFileSync(join(scratch, 'whole', file), 'utf8');
+    const report = Report.parse(JSON.parse(run('report.json')));
+    expect(report.verdicts.map((verdict) => verdict.outcome)).toEqual(new Array(6).fill('consistent'));
+    expect(report.acceptance).toHaveLength(12);
+    expect(report.speed).toHaveLength(8);
+    expect(report.claims.length).toBeGreaterThan(10);
+    expect(report.claims.map((claim) => claim.outcome)).not.toContain('consistent');
+    expect(report.acceptance.find((row) => row.scenario === 'coding')!.published!.value).toBe(6.3);
+
+    // The page says the very figures of the report.
+    const page = run('page/index.html');
+    const coding = report.acceptance[0]!.rawMicro;
+    if (coding.state !== 'measured') throw new Error(coding.reason);
+    expect(page).toContain(coding.value.toFixed(2));
+    expect(page).toContain(report.run.id);
+  });
+
+  it('prints exactly one document with --json, and is inconclusive when the law test is blind', async () => {
+    const done = await audit('json', ['--json', '--no-page', '--law-seeds', '3', '--scenario', 'math']);
+    expect(done.code).toBe(4);
+    const report = Report.parse(JSON.parse(done.stdout));
+    expect(report.verdicts.find((verdict) => verdict.id === 'reject')!.outcome).toBe('inconclusive');
+    expect(report.suites.map((suite) => suite.scenario)).toEqual(['math']);
+
+    // The stored rows give the same document again.
+    const again = await kilotoken(['report', join(scratch, 'json'), '--json', '--no-page']);
+    expect(again).toMatchObject({ code: 4, stdout: done.stdout });
+  });
+
+  it('decodes the same tokens for the same seed', async () => {
+    const rows = async (name: string): Promise<string[]> => {
+      await audit(name, ['--no-page', '--law-seeds', '1', '--scenario', 'chat', '--seed', '9']);
+      const lines = readFileSync(join(scratch, name, 'rounds.jsonl'), 'utf8')
+        .trimEnd()
+        .split('\n');
+      return lines
+        .map((line) => JSON.parse(line) as { session: string; index: number; committed: number[]; drafted: number[] })
+        .map(({ session, index, committed, drafted }) => JSON.stringify([session, index, committed, drafted]))
+        .sort();
+    };
+    expect(await rows('seed-a')).toEqual(await rows('seed-b'));
+  });
+
+  it('Ctrl-C leaves a marked partial run that can be judged', async () => {
+    let sent = false;
+    const done = await audit('interrupted', ['--law-seeds', '4000'], {
+      watch: (stderr, kill) => {
+        if (sent || !stderr.includes('reject: 0/')) return;
+        sent = true;
+        kill('SIGINT');
+      },
+    });
+    expect(done.code).toBe(130);
+    expect(done.stdout.trimEnd().split('\n').at(-1)).toBe(`Interrupted. Partial run: ${join(scratch, 'interrupted')}`);
+    const manifest = JSON.parse(readFileSync(join(scratch, 'interrupted/manifest.json'), 'utf8'));
+    expect(manifest.status).toBe('interrupted');
+    const judged = await kilotoken(['report', join(scratch, 'interrupted'), '--json', '--no-page']);
+    expect(judged.code).toBe(4);
+    expect(Report.parse(JSON.parse(judged.stdout)).run.publishable).toBe(false);
+  });
+
+  it('a killed run is judged on what it left', async () => {
+    const done = await audit('killed', ['--law-seeds', '4000'], {
+      watch: (stderr, kill) => {
+        if (stderr.includes('reject: 0/')) kill('SIGKILL');
+      },
+    });
+    expect(done.signal).toBe('SIGKILL');
+    const judged = await kilotoken(['report', join(scratch, 'killed'), '--json', '--no-page']);
+    expect(judged.code).toBe(4);
+    const report = Report.parse(JSON.parse(judged.stdout));
+    expect(report.verdicts.find((verdict) => verdict.id === 'greedy')!.outcome).toBe('consistent');
+    expect(report.run.notPublishableBecause).toContain('the run is running');
+  });
+
+  it('refuses a directory that holds a run, and names one that cannot be written', async () => {
+    const taken = await audit('json', ['--no-page']);
+    expect(taken.code).toBe(2);
+    expect(taken.stderr).toMatch(/already holds a run/);
+    const blocked = await audit('tiny/config.json/run', ['--no-page']);
+    expect(blocked.code).toBe(3);
+    expect(blocked.stderr).toMatch(/cannot write .*: a part of the path is a file/);
+    expect(blocked.stderr).not.toMatch(/\n\s+at /);
+  });
+
+  it('refuses a damaged run in one line', async () => {
+    const path = join(scratch, 'json/rounds.jsonl');
+    const whole = readFileSync(path, 'utf8');
+    writeFileSync(path, whole.slice(0, -30));
+    const done = await kilotoken(['report', join(scratch, 'json')]);
+    expect(done.code).toBe(2);
+    expect(onlyLine(done)).toMatch(/rounds\.jsonl .*sha256/);
+  });
+});
