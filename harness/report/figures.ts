@@ -58,7 +58,7 @@ export function acceptanceRow(
     ...engineWarnings(card, manifest.model),
     ...lengthWarnings(phase),
     ...promptWarnings(sums.prompts),
-    ...repetitionWarnings(looped),
+    ...repetitionWarnings(`${scenario}, ${decodingName(phase)}, rule ${card.rule}`, looped),
   ];
   const rounds = sums.perPrompt.map((prompt) => prompt.rounds);
   const raw = sums.perPrompt.map((prompt) => prompt.raw);

@@ -38,11 +38,15 @@ export function promptWarnings(prompts: number): Warning[] {
   return [{ code: 'few-prompts', text: `${prompts} prompts; an interval by prompt wants ${FEW_PROMPTS}` }];
 }
 
-export function repetitionWarnings(share: number): Warning[] {
+/** `of`: whose output, for instance `coding, greedy`. */
+export function repetitionWarnings(of: string, share: number): Warning[] {
   if (share <= REPETITIVE) return [];
   const percent = (100 * share).toFixed(0);
   return [
-    { code: 'repetitive-output', text: `${percent} % of the tokens lie in verbatim loops, which are easy to draft` },
+    {
+      code: 'repetitive-output',
+      text: `${of}: ${percent} % of the tokens lie in verbatim loops, which are easy to draft`,
+    },
   ];
 }
 
