@@ -77,20 +77,20 @@ describe('a truthful engine', () => {
 });
 
 /** Where each lie must surface. A lie that no verdict names is a hole. */
-const SURFACES: Record<Lie, { readonly verdict: string; readonly outcome: string }> = {
+const SURFACES: Record<Lie, { readonly verdict: string; readonly outcome: string; readonly says?: RegExp }> = {
   'past-stop': { verdict: 'books', outcome: 'internally inconsistent' },
   'accepted-plus-one': { verdict: 'books', outcome: 'internally inconsistent' },
   'too-many-tokens': { verdict: 'books', outcome: 'internally inconsistent' },
-  'past-limit': { verdict: 'sessions', outcome: 'refuted' },
+  'past-limit': { verdict: 'sessions', outcome: 'refuted', says: /overran: \d+ tokens in [4-9] rounds/ },
   'wrong-token': { verdict: 'greedy', outcome: 'refuted' },
   'early-end': { verdict: 'greedy', outcome: 'refuted' },
   'slow-clock': { verdict: 'books', outcome: 'internally inconsistent' },
-  'nan-count': { verdict: 'sessions', outcome: 'refuted' },
+  'nan-count': { verdict: 'sessions', outcome: 'refuted', says: /malformed: round 2: accepted/ },
   'foreign-token': { verdict: 'books', outcome: 'internally inconsistent' },
-  throws: { verdict: 'sessions', outcome: 'refuted' },
-  'throws-on-open': { verdict: 'sessions', outcome: 'refuted' },
-  hangs: { verdict: 'sessions', outcome: 'refuted' },
-  'hangs-on-open': { verdict: 'sessions', outcome: 'refuted' },
+  throws: { verdict: 'sessions', outcome: 'refuted', says: /threw: the device is gone/ },
+  'throws-on-open': { verdict: 'sessions', outcome: 'refuted', says: /threw: no such device/ },
+  hangs: { verdict: 'sessions', outcome: 'refuted', says: /hung: no answer to round 2 within 250 ms/ },
+  'hangs-on-open': { verdict: 'sessions', outcome: 'refuted', says: /hung: no answer to open/ },
 };
 
 describe('an engine that lies', () => {
@@ -99,7 +99,10 @@ describe('an engine that lies', () => {
       const change = (engine: Engine, _rule: string, arm: string): Engine =>
         arm === 'speculative' ? lyingEngine(engine, lie) : engine;
       const { report } = await scriptedAudit({ directory: join(directory, 'run'), change, plan: { lawSeeds: 20 } });
-      expect(outcome(report, SURFACES[lie].verdict)).toBe(SURFACES[lie].outcome);
+      const surface = SURFACES[lie];
+      const verdict = report.verdicts.find((entry) => entry.id === surface.verdict)!;
+      expect(verdict.outcome).toBe(surface.outcome);
+      expect(verdict.evidence).toMatch(surface.says ?? /./);
       expect(exitCodeOf(report.verdicts)).toBe(1);
     });
   });
@@ -157,6 +160,32 @@ describe('the word lossless', () => {
 });
 
 describe('an interrupted run', () => {
+  it('is inconclusive on a law of which the last sessions are missing, however many there were', async () => {
+    await withDirectory(async (directory) => {
+      const controller = new AbortController();
+      let sessions = 0;
+      const change = (engine: Engine, rule: string): Engine => ({
+        ...engine,
+        open: (prompt, decoding) => {
+          if (rule === 'reject') sessions += 1;
+          if (sessions === 1990) controller.abort();
+          return engine.open(prompt, decoding);
+        },
+      });
+      const { report } = await scriptedAudit({
+        directory: join(directory, 'run'),
+        change,
+        plan: { lawSeeds: 500 },
+        input: { signal: controller.signal },
+      });
+      const law = report.verdicts.find((verdict) => verdict.id === 'reject')!;
+      expect(law.outcome).toBe('inconclusive');
+      expect(law.evidence).toMatch(/1\d sessions are missing/);
+      expect(outcome(report, 'sessions')).toBe('inconclusive');
+      expect(outcome(report, 'greedy')).toBe('consistent');
+    });
+  });
+
   it('is marked, judged on what is there and never consistent where sessions are missing', async () => {
     await withDirectory(async (directory) => {
       const controller = new AbortController();

@@ -180,6 +180,23 @@ describe('BCa bootstrap', () => {
     expect(covered / campaigns).toBeLessThan(0.9 + 3 * standardError);
   });
 
+  it('moves both ends towards the long tail, where the percentile interval stays behind', () => {
+    const values = Array.from({ length: 40 }, (_, i) => -Math.log((i + 0.5) / 40));
+    const options = { resamples: 20_000, level: 0.95, seed: '3' };
+    const right = bcaInterval(40, meanOf(values), options)!;
+    const random = new Random('77', 1);
+    const means = Array.from({ length: 20_000 }, () => {
+      let sum = 0;
+      for (let k = 0; k < 40; k++) sum += values[random.below(40)]!;
+      return sum / 40;
+    }).sort((a, b) => a - b);
+    expect(right.low).toBeGreaterThan(means[500]! + 0.01);
+    expect(right.high).toBeGreaterThan(means[19_500]! + 0.02);
+    const left = bcaInterval(40, meanOf(values.map((value) => -value)), options)!;
+    expect(left.low).toBeCloseTo(-right.high, 1);
+    expect(left.high).toBeCloseTo(-right.low, 1);
+  });
+
   it('is equivariant: a scaled sample gives the scaled interval', () => {
     const values = Array.from({ length: 40 }, (_, i) => Math.sin(i) + (i % 7));
     const one = bcaInterval(40, meanOf(values))!;
