@@ -118,18 +118,16 @@ void attention(const AttentionHead& a) {
     };
     const uint16_t* values = a.values + first * a.value_stride;
     size_t q = 0;
-    for (; q + 4 <= queries; q += 4) {
-      float* out[4] = {out_of(q), out_of(q + 1), out_of(q + 2), out_of(q + 3)};
-      weighted_values_rows<4>(a.logits + q * keys, keys, a, values, keys, a.denominators + q, out);
-    }
-    for (; q + 2 <= queries; q += 2) {
-      float* out[2] = {out_of(q), out_of(q + 1)};
-      weighted_values_rows<2>(a.logits + q * keys, keys, a, values, keys, a.denominators + q, out);
-    }
-    for (; q < queries; ++q) {
-      float* out[1] = {out_of(q)};
-      weighted_values_rows<1>(a.logits + q * keys, keys, a, values, keys, a.denominators + q, out);
-    }
+    const auto some = [&]<int Q>() {
+      float* out[Q];
+      for (int i = 0; i < Q; ++i) out[i] = out_of(q + i);
+      weighted_values_rows<Q>(a.logits + q * keys, keys, a, values, keys, a.denominators + q, out);
+      q += Q;
+    };
+    while (q + kTileRows <= queries) some.template operator()<kTileRows>();
+    if (q + 4 <= queries) some.template operator()<4>();
+    if (q + 2 <= queries) some.template operator()<2>();
+    if (q < queries) some.template operator()<1>();
   }
 }
 

@@ -53,34 +53,32 @@ template <int N, int M, class W>
 void linear_tile(const W* weights, const LinearShape& s, size_t row0, const float* x, size_t x_stride, float* y,
                  size_t y_stride) {
   const W* w = weights + row0 * s.stride;
-  Vec total[N * M];
+  Vec total[M * N];  // in the order of y
+  Vec acc[N][M];
   if (s.scales == nullptr) {
-    Vec acc[N][M];
     accumulate<N, M>(w, s.stride, x, x_stride, 0, s.cols, acc);
 #pragma GCC unroll 16
-    for (int i = 0; i < N * M; ++i) total[i] = acc[i / M][i % M];
+    for (int i = 0; i < M * N; ++i) total[i] = acc[i % N][i / N];
   } else {
-    for (int i = 0; i < N * M; ++i) total[i] = set1(0.0f);
-    size_t block = 0;
-    for (size_t begin = 0; begin < s.cols; begin += kScaleBlock, ++block) {
+    for (Vec& lanes : total) lanes = set1(0.0f);
+    for (size_t begin = 0, block = 0; begin < s.cols; begin += kScaleBlock, ++block) {
       const size_t end = begin + kScaleBlock < s.cols ? begin + kScaleBlock : s.cols;
-      Vec acc[N][M];
       accumulate<N, M>(w, s.stride, x, x_stride, begin, end, acc);
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) {
         const Vec scale = set1(s.scales[s.scale_row[row0 + n] * s.scale_cols + block]);
 #pragma GCC unroll 16
-        for (int m = 0; m < M; ++m) total[n * M + m] = fma(scale, acc[n][m], total[n * M + m]);
+        for (int m = 0; m < M; ++m) total[m * N + n] = fma(scale, acc[n][m], total[m * N + n]);
       }
     }
   }
-  float sums[N * M];
-  constexpr int kFours = N * M / 4 * 4;
+  float sums[M * N];
+  constexpr int kFours = M * N / 4 * 4;
 #pragma GCC unroll 8
   for (int i = 0; i < kFours; i += 4) sum_four(total + i, sums + i);
-  for (int i = kFours; i < N * M; ++i) sums[i] = sum(total[i]);
+  for (int i = kFours; i < M * N; ++i) sums[i] = sum(total[i]);
 #pragma GCC unroll 16
-  for (int i = 0; i < N * M; ++i) y[i % M * y_stride + row0 + i / M] = sums[i];
+  for (int m = 0; m < M; ++m) __builtin_memcpy(y + m * y_stride + row0, sums + m * N, N * sizeof(float));
 }
 
 // `count` weight rows from row0 on, M input rows: as many weight rows a tile as running sums fit in registers.
