@@ -3,10 +3,15 @@
 import { existsSync } from 'node:fs';
 
 const compiled = new URL('../dist/bin/kilotoken.js', import.meta.url);
-if (existsSync(compiled)) {
-  const { main } = await import(compiled.href);
-  await main(process.argv);
-} else {
-  process.stderr.write('kilotoken is not built yet; run: npm run setup\n');
-  process.exitCode = 3;
+
+function notReady(what) {
+  process.stderr.write(`kilotoken: ${what}; run: npm run setup\n`);
+  process.exit(3);
 }
+
+if (!existsSync(compiled)) notReady('it is not built yet');
+const { main } = await import(compiled.href).catch((error) => {
+  if (error.code === 'ERR_MODULE_NOT_FOUND') notReady('a package it needs is not installed');
+  throw error;
+});
+await main(process.argv);

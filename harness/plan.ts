@@ -36,8 +36,8 @@ export interface PlanOptions {
 export const DEFAULT_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
   tokens: 48,
   sampledTokens: 16,
-  lawPrompts: 4,
-  lawSeeds: 300,
+  lawPrompts: 8,
+  lawSeeds: 250,
   lawTokens: 4,
   lawPromptTokens: 16,
   speedPromptsPerScenario: 6,

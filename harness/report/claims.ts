@@ -20,11 +20,9 @@ function answer(run: StoredRun, claim: Claim, findings: Findings): Pick<ClaimRow
   const { model } = run.manifest;
   const notThisModel = `The claim is about the 1.02 T model; this run decodes ${model.name} (${model.kind}).`;
   if (claim.kind === 'acceptance') {
-    const seen = findings.acceptance
-      .filter((row) => row.decoding === 'greedy' && (claim.scenario === undefined || row.scenario === claim.scenario))
-      .map((row) => `${row.scenario} ${figure(row.rawMicro)}`);
-    const beside =
-      seen.length > 0 ? ` Here, greedy, block ${findings.acceptance[0]!.blockSize}: ${seen.join('; ')}.` : '';
+    // Only a claim about one scenario has a figure here that stands for the same thing.
+    const row = findings.acceptance.find((entry) => entry.decoding === 'greedy' && entry.scenario === claim.scenario);
+    const beside = row === undefined ? '' : ` Here, greedy, block ${row.blockSize}: ${figure(row.rawMicro)}.`;
     return { outcome: 'not testable here', finding: `${notThisModel}${beside}` };
   }
   if (claim.kind === 'losslessness') {
