@@ -40,7 +40,7 @@ export const DEFAULT_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
   lawSeeds: 250,
   lawTokens: 4,
   lawPromptTokens: 16,
-  speedPromptsPerScenario: 6,
+  speedPromptsPerScenario: 12,
   speedTokens: 64,
   speedRepeats: 2,
   concurrency: 2,

@@ -153,8 +153,9 @@ function printStats(promptTokens: number, rounds: readonly Round[]): void {
   );
   if (decode.length === 0) return;
   const accepted = decode.reduce((sum, round) => sum + round.accepted + 1, 0) / decode.length;
+  const speculative = decode.some((round) => round.drafted.length > 0);
   note(
     `decode      ${(tokens / seconds).toFixed(0)} tokens/s, ${((1000 * seconds) / decode.length).toFixed(2)} ms a round`,
   );
-  note(`acceptance  ${accepted.toFixed(2)} tokens a round, bonus counted, ${decode.length} rounds`);
+  if (speculative) note(`acceptance  ${accepted.toFixed(2)} tokens a round, bonus counted, ${decode.length} rounds`);
 }
