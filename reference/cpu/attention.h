@@ -90,18 +90,14 @@ void attention(const AttentionHead& a) {
     }
     const size_t keys = end - first;
 
-    // Queries side by side, padded with zeros to the keys' stride.
-    for (size_t r = 0; r < rows; ++r)
-      for (size_t h = 0; h < a.heads; ++h) {
-        const float* from = a.queries + (row0 + r) * a.query_row_stride + h * a.head_dim;
-        float* to = a.packed_queries + (r * a.heads + h) * a.key_stride;
-        for (size_t d = 0; d < a.head_dim; ++d) to[d] = from[d];
-        for (size_t d = a.head_dim; d < a.key_stride; ++d) to[d] = 0.0f;
-      }
+    const auto query = [&](size_t q) {
+      return a.queries + (row0 + q / a.heads) * a.query_row_stride + q % a.heads * a.head_dim;
+    };
+    pack_rows(queries, a.head_dim, query, a.packed_queries);
     LinearShape shape{};
     shape.rows = keys;
     shape.cols = shape.stride = a.key_stride;
-    linear(a.keys + first * a.key_stride, shape, a.packed_queries, queries, a.key_stride, a.logits, keys);
+    linear(a.keys + first * a.key_stride, shape, a.packed_queries, queries, a.logits, keys);
 
     for (size_t q = 0; q < queries; ++q) {
       const size_t r = row0 + q / a.heads;

@@ -80,7 +80,7 @@ void attend(const AttentionContext& c, const AttentionPlan& plan, const Attentio
     head.denominators = s.denominators.data();
     c.ops.attention(head);
   }
-  apply_linear(c.ops, w.o, linear_input(c.ops, c.activations, s.heads_out.data(), rows, out_row, s.fp8), y);
+  apply_linear(c.ops, w.o, linear_input(c.ops, c.activations, s.heads_out.data(), rows, out_row, s.output_input), y);
 }
 
 }  // namespace kilotoken

@@ -15,7 +15,8 @@ namespace kilotoken {
 
 // Buffers of one session, grown to the largest step seen.
 struct AttentionScratch {
-  AlignedVector<float> q, k, v, heads_out, fp8, packed_queries, logits;
+  AlignedVector<float> q, k, v, heads_out, packed_queries, logits;
+  InputScratch output_input;
   std::vector<float> denominators;
   std::vector<uint32_t> first, end;
 };

@@ -16,7 +16,8 @@ struct DraftState final : SequenceState {
   KvCache cache;  // context only; a block's keys and values lie behind `length` while it is computed
   AttentionScratch attention;
   FfnScratch ffn;
-  AlignedVector<float> hidden, normed, fp8, branch;
+  AlignedVector<float> hidden, normed, branch;
+  InputScratch input;
   std::vector<RopeRow> turns;
 
   size_t length() const override { return cache.length; }
@@ -52,13 +53,13 @@ void Draft::extend(SequenceState& sequence, std::span<const float> taps, size_t 
   s.cache.reserve(s.cache.length + rows);
   s.hidden.resize(rows * hidden);
   rope_.turns(s.cache.length, rows, s.turns);
-  apply_linear(ops_, weights_.fc, linear_input(ops_, activations_, taps.data(), rows, weights_.fc.cols, s.fp8), s.hidden.data());
+  apply_linear(ops_, weights_.fc, linear_input(ops_, activations_, taps.data(), rows, weights_.fc.cols, s.input), s.hidden.data());
   for (size_t r = 0; r < rows; ++r) {
     float* row = s.hidden.data() + r * hidden;
     ops_.rmsnorm(row, weights_.hidden_norm.data(), hidden, plan_.epsilon, row);
   }
   const AttentionContext context{ops_, activations_, plan_.epsilon, plan_.value_scale};
-  const LinearInput in = linear_input(ops_, activations_, s.hidden.data(), rows, hidden, s.fp8);
+  const LinearInput in = linear_input(ops_, activations_, s.hidden.data(), rows, hidden, s.input);
   for (size_t l = 0; l < plan_.layers; ++l)
     cache_keys_values(context, plan_.attention, weights_.layers[l].attention, in, s.cache.length, s.turns, s.cache.layers[l],
                       s.attention);
@@ -99,18 +100,18 @@ void Draft::propose(SequenceState& sequence, int32_t anchor, size_t block, std::
   for (size_t l = 0; l < plan_.layers; ++l) {
     const DraftLayerWeights& w = weights_.layers[l];
     norm(w.input_norm);
-    const LinearInput attention_in = linear_input(ops_, activations_, s.normed.data(), block, hidden, s.fp8);
+    const LinearInput attention_in = linear_input(ops_, activations_, s.normed.data(), block, hidden, s.input);
     cache_keys_values(context, plan_.attention, w.attention, attention_in, start, s.turns, s.cache.layers[l], s.attention);
     attend(context, plan_.attention, w.attention, attention_in, s.turns, s.cache.layers[l], s.attention, s.branch.data());
     add_branch();
     norm(w.post_attention_norm);
-    const LinearInput ffn_in = linear_input(ops_, activations_, s.normed.data(), block, hidden, s.fp8);
+    const LinearInput ffn_in = linear_input(ops_, activations_, s.normed.data(), block, hidden, s.input);
     swiglu_ffn(ops_, activations_, w.ffn, ffn_in, s.ffn, s.branch.data());
     add_branch();
   }
   norm(weights_.final_norm);
   logits.resize((block - 1) * head_->rows);
-  const LinearInput head_in = linear_input(ops_, activations_, s.normed.data() + hidden, block - 1, hidden, s.fp8);
+  const LinearInput head_in = linear_input(ops_, activations_, s.normed.data() + hidden, block - 1, hidden, s.input);
   apply_linear(ops_, *head_, head_in, logits.data());
 }
 

@@ -20,7 +20,7 @@ void swiglu_ffn(const Ops& ops, Activations activations, const FfnWeights& w, co
   apply_linear(ops, w.gate, in, s.gate.data());
   apply_linear(ops, w.up, in, s.up.data());
   ops.swiglu(s.gate.data(), s.up.data(), in.rows * width, s.gate.data());
-  apply_linear(ops, w.down, linear_input(ops, activations, s.gate.data(), in.rows, width, s.fp8), y);
+  apply_linear(ops, w.down, linear_input(ops, activations, s.gate.data(), in.rows, width, s.down_input), y);
 }
 
 void mixture_ffn(const Ops& ops, Activations activations, const TargetPlan& plan, const MixtureWeights& w,
@@ -33,8 +33,8 @@ void mixture_ffn(const Ops& ops, Activations activations, const TargetPlan& plan
   for (size_t r = 0; r < rows; ++r)
     choose_experts(plan, s.router.data() + r * experts, w.correction_bias.data(), s.biased, s.ids, s.chosen.data() + r * k);
 
-  grow(s.expert_plain, rows * hidden);
-  grow(s.expert_fp8, rows * hidden);
+  grow(s.expert_plain, rows * padded_columns(hidden));
+  grow(s.expert_fp8, rows * padded_columns(hidden));
   grow(s.expert_out, rows * hidden);
   std::fill(y, y + rows * hidden, 0.0f);
   for (size_t e = 0; e < experts; ++e) {
@@ -49,12 +49,10 @@ void mixture_ffn(const Ops& ops, Activations activations, const TargetPlan& plan
     touched[e] = 1;
 
     const size_t count = s.expert_rows.size();
-    for (size_t i = 0; i < count; ++i) {
-      const size_t from = s.expert_rows[i] * in.stride;
-      std::copy_n(in.plain + from, hidden, s.expert_plain.data() + i * hidden);
-      std::copy_n(in.fp8 + from, hidden, s.expert_fp8.data() + i * hidden);
-    }
-    const LinearInput gathered{s.expert_plain.data(), s.expert_fp8.data(), count, hidden};
+    const auto rows_of = [&](const float* x) { return [&s, x, hidden](size_t i) { return x + s.expert_rows[i] * hidden; }; };
+    pack_rows(count, hidden, rows_of(in.plain), s.expert_plain.data());
+    pack_rows(count, hidden, rows_of(in.fp8), s.expert_fp8.data());
+    const LinearInput gathered{count, nullptr, nullptr, s.expert_plain.data(), s.expert_fp8.data()};
     swiglu_ffn(ops, activations, w.experts[e], gathered, s, s.expert_out.data());
     for (size_t i = 0; i < count; ++i) {
       float* out = y + s.expert_rows[i] * hidden;

@@ -13,7 +13,8 @@ namespace kilotoken {
 
 // Buffers of one session, grown to the largest step seen.
 struct FfnScratch {
-  AlignedVector<float> gate, up, fp8, expert_plain, expert_fp8, expert_out, router;
+  AlignedVector<float> gate, up, expert_plain, expert_fp8, expert_out, router;
+  InputScratch down_input;
   std::vector<ExpertChoice> chosen;
   std::vector<size_t> expert_rows;
   std::vector<float> expert_weights, biased;

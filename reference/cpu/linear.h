@@ -7,6 +7,7 @@
 #pragma once
 
 #include "ops.h"
+#include "packed_rows.h"
 #include "simd.h"
 
 namespace kilotoken::KT_OPS {
@@ -17,17 +18,16 @@ KT_INLINE Vec load_weight(const float* p) { return load(p); }
 // Weight rows that one pass over the inputs serves; the next group is fetched into the cache meanwhile.
 inline constexpr size_t kGroup = 8;
 
-// acc[n][m] = sum over k in [begin, end) of w[n][k] x[m][k], by lanes. end - begin is a multiple of 16 unless `end` is the row's
-// end. w, x: the first rows; w_stride apart, x_stride apart.
-template <int N, int M, class W>
-KT_INLINE void accumulate(const W* w, size_t w_stride, const float* x, size_t x_stride, size_t begin, size_t end,
-                          Vec (&acc)[N][M]) {
+// acc[n][m] = sum over k in [begin, end) of w[n][k] x[m][k], by lanes. w: the first of N rows, w_stride apart; x: the first of M
+// rows in a packed tile of T. begin and end are multiples of 16.
+template <int N, int M, int T, class W>
+KT_INLINE void accumulate(const W* w, size_t w_stride, const float* x, size_t begin, size_t end, Vec (&acc)[N][M]) {
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n)
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) acc[n][m] = set1(0.0f);
-  size_t k = begin;
-  for (; k + kLanes <= end; k += kLanes) {
+  x += begin * T;
+  for (size_t k = begin; k < end; k += kLanes, x += kLanes * T) {
     Vec weight[N];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
@@ -36,34 +36,29 @@ KT_INLINE void accumulate(const W* w, size_t w_stride, const float* x, size_t x_
     }
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-      const Vec input = N > 1 ? load_once(x + m * x_stride + k) : load(x + m * x_stride + k);
+      const Vec input = N > 1 ? load_once(x + m * kLanes) : load(x + m * kLanes);
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) acc[n][m] = fma(weight[n], input, acc[n][m]);
     }
   }
-  if (k == end) return;
-  for (int m = 0; m < M; ++m) {
-    const Vec input = load_part(x + m * x_stride + k, end - k);  // weights are padded to 16 columns, inputs need not be
-    for (int n = 0; n < N; ++n) acc[n][m] = fma(load_weight(w + n * w_stride + k), input, acc[n][m]);
-  }
 }
 
-// N weight rows from row0 on, M input rows from x on. Running lanes wait in memory between blocks: registers hold one block's.
-template <int N, int M, class W>
-void linear_tile(const W* weights, const LinearShape& s, size_t row0, const float* x, size_t x_stride, float* y,
-                 size_t y_stride) {
+// N weight rows from row0 on, M rows of a packed tile of T. Running lanes wait in memory between blocks: registers hold one block's.
+template <int N, int M, int T, class W>
+void linear_tile(const W* weights, const LinearShape& s, size_t row0, const float* x, float* y, size_t y_stride) {
   const W* w = weights + row0 * s.stride;
   Vec total[M * N];  // in the order of y
   Vec acc[N][M];
   if (s.scales == nullptr) {
-    accumulate<N, M>(w, s.stride, x, x_stride, 0, s.cols, acc);
+    accumulate<N, M, T>(w, s.stride, x, 0, s.stride, acc);
 #pragma GCC unroll 16
     for (int i = 0; i < M * N; ++i) total[i] = acc[i % N][i / N];
   } else {
-    for (Vec& lanes : total) lanes = set1(0.0f);
-    for (size_t begin = 0, block = 0; begin < s.cols; begin += kScaleBlock, ++block) {
-      const size_t end = begin + kScaleBlock < s.cols ? begin + kScaleBlock : s.cols;
-      accumulate<N, M>(w, s.stride, x, x_stride, begin, end, acc);
+#pragma GCC unroll 16
+    for (int i = 0; i < M * N; ++i) total[i] = set1(0.0f);
+    for (size_t begin = 0, block = 0; begin < s.stride; begin += kScaleBlock, ++block) {
+      const size_t end = begin + kScaleBlock < s.stride ? begin + kScaleBlock : s.stride;
+      accumulate<N, M, T>(w, s.stride, x, begin, end, acc);
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) {
         const Vec scale = set1(s.scales[s.scale_row[row0 + n] * s.scale_cols + block]);
@@ -81,50 +76,46 @@ void linear_tile(const W* weights, const LinearShape& s, size_t row0, const floa
   for (int m = 0; m < M; ++m) __builtin_memcpy(y + m * y_stride + row0, sums + m * N, N * sizeof(float));
 }
 
-// `count` weight rows from row0 on, M input rows: as many weight rows a tile as running sums fit in registers.
-template <int M, class W>
-void linear_rows(const W* weights, const LinearShape& s, size_t row0, size_t count, const float* x, size_t x_stride, float* y,
-                 size_t y_stride) {
+// `count` weight rows from row0 on: as many a tile as running sums fit in registers.
+template <int M, int T, class W>
+KT_INLINE void linear_rows(const W* weights, const LinearShape& s, size_t row0, size_t count, const float* x, float* y,
+                           size_t y_stride) {
   constexpr int kTile = kAccumulators / M < 1 ? 1 : (kAccumulators / M > 8 ? 8 : kAccumulators / M);
   size_t n = 0;
-  for (; n + kTile <= count; n += kTile) linear_tile<kTile, M>(weights, s, row0 + n, x, x_stride, y, y_stride);
-  for (; n < count; ++n) linear_tile<1, M>(weights, s, row0 + n, x, x_stride, y, y_stride);
+  for (; n + kTile <= count; n += kTile) linear_tile<kTile, M, T>(weights, s, row0 + n, x, y, y_stride);
+  for (; n < count; ++n) linear_tile<1, M, T>(weights, s, row0 + n, x, y, y_stride);
 }
 
 // Weight rows in the outer loop: a group of them is read from memory once and stays in L1 for all input rows.
 template <class W>
-void linear(const W* weights, const LinearShape& s, const float* x, size_t rows, size_t x_stride, float* y, size_t y_stride) {
+void linear(const W* weights, const LinearShape& s, const float* packed, size_t rows, float* y, size_t y_stride) {
   for (size_t n = 0; n < s.rows; n += kGroup) {
     const size_t count = n + kGroup < s.rows ? kGroup : s.rows - n;
-    size_t m = 0;
-    while (m < rows) {
-      const float* xm = x + m * x_stride;
-      float* ym = y + m * y_stride;
-      const size_t left = rows - m;
-      if (kTileRows == 8 && left >= 8) {
-        linear_rows<kTileRows>(weights, s, n, count, xm, x_stride, ym, y_stride);
-        m += kTileRows;
-      } else if (left >= 4) {
-        linear_rows<4>(weights, s, n, count, xm, x_stride, ym, y_stride);
-        m += 4;
-      } else if (left >= 2) {
-        linear_rows<2>(weights, s, n, count, xm, x_stride, ym, y_stride);
-        m += 2;
+    for (size_t m = 0, tile = 0; m < rows; m += tile) {
+      tile = tile_rows(rows - m);
+      const float* x = packed + m * s.stride;
+      float* to = y + m * y_stride;
+      if (tile == 8 && kTileRows == 8) {
+        linear_rows<8, 8>(weights, s, n, count, x, to, y_stride);
+      } else if (tile == 8) {
+        linear_rows<4, 8>(weights, s, n, count, x, to, y_stride);
+        linear_rows<4, 8>(weights, s, n, count, x + 4 * kLanes, to + 4 * y_stride, y_stride);
+      } else if (tile == 4) {
+        linear_rows<4, 4>(weights, s, n, count, x, to, y_stride);
+      } else if (tile == 2) {
+        linear_rows<2, 2>(weights, s, n, count, x, to, y_stride);
       } else {
-        linear_rows<1>(weights, s, n, count, xm, x_stride, ym, y_stride);
-        m += 1;
+        linear_rows<1, 1>(weights, s, n, count, x, to, y_stride);
       }
     }
   }
 }
 
-void linear_bf16(const uint16_t* w, const LinearShape& s, const float* x, size_t rows, size_t x_stride, float* y,
-                 size_t y_stride) {
-  linear(w, s, x, rows, x_stride, y, y_stride);
+void linear_bf16(const uint16_t* w, const LinearShape& s, const float* packed, size_t rows, float* y, size_t y_stride) {
+  linear(w, s, packed, rows, y, y_stride);
 }
-void linear_f32(const float* w, const LinearShape& s, const float* x, size_t rows, size_t x_stride, float* y,
-                size_t y_stride) {
-  linear(w, s, x, rows, x_stride, y, y_stride);
+void linear_f32(const float* w, const LinearShape& s, const float* packed, size_t rows, float* y, size_t y_stride) {
+  linear(w, s, packed, rows, y, y_stride);
 }
 
 }  // namespace kilotoken::KT_OPS

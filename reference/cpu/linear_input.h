@@ -1,36 +1,49 @@
-// Rows on their way into linears: as they are, and as a linear with FP8 or MXFP4 weights sees them. Both views are made once
-// and used by every projection that reads the same rows.
+// Rows on their way into linears: as they are, and as a linear with FP8 or MXFP4 weights sees them. Both views are made once, in
+// the order of packed_rows.h, and used by every projection that reads the same rows.
 #pragma once
 
 #include "linear_weights.h"
 #include "memory.h"
 #include "ops.h"
+#include "packed_rows.h"
 
 namespace kilotoken {
 
 enum class Activations { kBf16, kFp8 };  // kBf16: inputs are not quantised (the carriers are binary32)
 
-struct LinearInput {
-  const float* plain;  // [rows][stride]
-  const float* fp8;    // the same array when activations are not quantised
-  size_t rows;
-  size_t stride;
+// Where the views of one input live; each input that is in use at the same time needs its own.
+struct InputScratch {
+  AlignedVector<float> fp8, packed, packed_fp8;
 };
 
-// x: [rows][cols]; `scratch` holds the quantised rows for as long as the result is used.
+struct LinearInput {
+  size_t rows;
+  const float* plain;  // [rows][cols]
+  const float* fp8;    // the same array when activations are not quantised
+  const float* packed_plain;
+  const float* packed_fp8;
+};
+
+// x: [rows][cols]. The result refers to x and `scratch`.
 inline LinearInput linear_input(const Ops& ops, Activations activations, const float* x, size_t rows, size_t cols,
-                                AlignedVector<float>& scratch) {
-  if (activations == Activations::kBf16) return {x, x, rows, cols};
-  if (scratch.size() < rows * cols) scratch.resize(rows * cols);
-  for (size_t r = 0; r < rows; ++r) ops.quantise_activation(x + r * cols, cols, scratch.data() + r * cols);
-  return {x, scratch.data(), rows, cols};
+                                InputScratch& scratch) {
+  const auto packed = [&](const float* from, AlignedVector<float>& to) {
+    to.resize(rows * padded_columns(cols));
+    pack_rows(rows, cols, [&](size_t r) { return from + r * cols; }, to.data());
+    return to.data();
+  };
+  const float* plain = packed(x, scratch.packed);
+  if (activations == Activations::kBf16) return {rows, x, x, plain, plain};
+  scratch.fp8.resize(rows * cols);
+  for (size_t r = 0; r < rows; ++r) ops.quantise_activation(x + r * cols, cols, scratch.fp8.data() + r * cols);
+  return {rows, x, scratch.fp8.data(), plain, packed(scratch.fp8.data(), scratch.packed_fp8)};
 }
 
 // y: [rows][w.rows]
 inline void apply_linear(const Ops& ops, const LinearWeights& w, const LinearInput& in, float* y) {
-  const float* x = w.fp8_inputs ? in.fp8 : in.plain;
-  if (w.codes.empty()) ops.linear_f32(w.values.data(), w.shape(), x, in.rows, in.stride, y, w.rows);
-  else ops.linear_bf16(w.codes.data(), w.shape(), x, in.rows, in.stride, y, w.rows);
+  const float* x = w.fp8_inputs ? in.packed_fp8 : in.packed_plain;
+  if (w.codes.empty()) ops.linear_f32(w.values.data(), w.shape(), x, in.rows, y, w.rows);
+  else ops.linear_bf16(w.codes.data(), w.shape(), x, in.rows, y, w.rows);
 }
 
 }  // namespace kilotoken

@@ -42,17 +42,16 @@ struct AttentionHead {
   float* out;  // [rows][out_row_stride], this group's heads first
   size_t out_row_stride;
   // Scratch, for min(rows, kAttentionRows) rows.
-  float* packed_queries;  // [rows * heads][key_stride]
+  float* packed_queries;  // [rows * heads][key_stride], in the order of packed_rows.h
   float* logits;          // [rows * heads][largest end - smallest first]
   float* denominators;    // [rows * heads]
 };
 
 struct Ops {
   const char* instruction_set;
-  void (*linear_bf16)(const uint16_t* weights, const LinearShape&, const float* x, size_t rows, size_t x_stride, float* y,
-                      size_t y_stride);
-  void (*linear_f32)(const float* weights, const LinearShape&, const float* x, size_t rows, size_t x_stride, float* y,
-                     size_t y_stride);
+  // packed: `rows` input rows in the order of packed_rows.h; y: [rows][y_stride].
+  void (*linear_bf16)(const uint16_t* weights, const LinearShape&, const float* packed, size_t rows, float* y, size_t y_stride);
+  void (*linear_f32)(const float* weights, const LinearShape&, const float* packed, size_t rows, float* y, size_t y_stride);
   void (*quantise_activation)(const float* x, size_t cols, float* y);
   void (*rmsnorm)(const float* x, const float* weight, size_t cols, float epsilon, float* y);
   void (*swiglu)(const float* gate, const float* up, size_t cols, float* y);

@@ -16,7 +16,8 @@ struct TargetState final : SequenceState {
   KvCache cache;
   AttentionScratch attention;
   FfnScratch ffn;
-  AlignedVector<float> hidden, normed, fp8, branch;
+  AlignedVector<float> hidden, normed, branch;
+  InputScratch input;
   std::vector<std::vector<RopeRow>> turns;  // [ropes][rows]
 
   size_t length() const override { return cache.length; }
@@ -84,7 +85,7 @@ void Target::step(SequenceState& sequence, std::span<const int32_t> ids, size_t 
     const std::vector<RopeRow>& turns = s.turns[rope_of_layer_[l]];
 
     norm(w.input_norm, 0);
-    const LinearInput attention_in = linear_input(ops_, activations_, s.normed.data(), rows, hidden, s.fp8);
+    const LinearInput attention_in = linear_input(ops_, activations_, s.normed.data(), rows, hidden, s.input);
     cache_keys_values(context, plan.attention, w.attention, attention_in, start, turns, s.cache.layers[l], s.attention);
     for (size_t r = 0; r < rows; ++r) {
       const size_t position = start + r, window = plan.attention.window;
@@ -95,7 +96,7 @@ void Target::step(SequenceState& sequence, std::span<const int32_t> ids, size_t 
     add_branch();
 
     norm(w.post_attention_norm, 0);
-    const LinearInput ffn_in = linear_input(ops_, activations_, s.normed.data(), rows, hidden, s.fp8);
+    const LinearInput ffn_in = linear_input(ops_, activations_, s.normed.data(), rows, hidden, s.input);
     if (plan.mixture) {
       uint8_t* touched = out.experts_touched.data() + mixture_layer++ * plan_.experts;
       mixture_ffn(ops_, activations_, plan_, w.mixture, ffn_in, s.ffn, s.branch.data(), touched);
@@ -115,7 +116,7 @@ void Target::step(SequenceState& sequence, std::span<const int32_t> ids, size_t 
   out.logits.resize(logit_rows * plan_.vocab);
   if (logit_rows > 0) {
     norm(weights_.final_norm, first_logit_row);
-    const LinearInput head_in = linear_input(ops_, activations_, s.normed.data() + first_logit_row * hidden, logit_rows, hidden, s.fp8);
+    const LinearInput head_in = linear_input(ops_, activations_, s.normed.data() + first_logit_row * hidden, logit_rows, hidden, s.input);
     apply_linear(ops_, *weights_.head, head_in, out.logits.data());
   }
   s.cache.length = start + rows;

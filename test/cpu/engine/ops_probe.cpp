@@ -10,6 +10,7 @@
 #include "core/e4m3.h"
 #include "reference/cpu/memory.h"
 #include "reference/cpu/ops.h"
+#include "reference/cpu/packed_rows.h"
 
 #define KT_OPS probe
 #include "reference/cpu/exponential.h"
@@ -106,7 +107,7 @@ void builds_agree() {
           for (const bool scaled : {false, true}) {
             const size_t stride = round_up(cols, kLanes), blocks = round_up(cols, kScaleBlock) / kScaleBlock;
             AlignedVector<uint16_t> w(rows * stride);
-            AlignedVector<float> wf(rows * stride), x(inputs * cols), scales(2 * blocks), a(inputs * rows), b(a);
+            AlignedVector<float> wf(rows * stride), x(inputs * cols), packed(inputs * stride), scales(2 * blocks), a(inputs * rows), b(a);
             std::vector<uint32_t> scale_row(rows);
             fill(x);
             fill(scales);
@@ -117,13 +118,19 @@ void builds_agree() {
                 wf[r * stride + c] = normal(random);
               }
             }
+            pack_rows(inputs, cols, [&](size_t i) { return x.data() + i * cols; }, packed.data());
             const LinearShape shape{rows, cols, stride, scaled ? scales.data() : nullptr, scale_row.data(), blocks};
-            ops.linear_bf16(w.data(), shape, x.data(), inputs, cols, a.data(), rows);
-            reference.linear_bf16(w.data(), shape, x.data(), inputs, cols, b.data(), rows);
+            ops.linear_bf16(w.data(), shape, packed.data(), inputs, a.data(), rows);
+            reference.linear_bf16(w.data(), shape, packed.data(), inputs, b.data(), rows);
             same("linear_bf16", a, b);
-            ops.linear_f32(wf.data(), shape, x.data(), inputs, cols, a.data(), rows);
-            reference.linear_f32(wf.data(), shape, x.data(), inputs, cols, b.data(), rows);
+            ops.linear_f32(wf.data(), shape, packed.data(), inputs, a.data(), rows);
+            reference.linear_f32(wf.data(), shape, packed.data(), inputs, b.data(), rows);
             same("linear_f32", a, b);
+            for (size_t i = 0; i < inputs; ++i) {  // each row alone
+              pack_rows(1, cols, [&](size_t) { return x.data() + i * cols; }, packed.data());
+              ops.linear_f32(wf.data(), shape, packed.data(), 1, b.data() + i * rows, rows);
+            }
+            same("linear_f32 of one row", a, b);
           }
     for (const size_t cols : {1, 3, 16, 31, 128, 300}) {
       AlignedVector<float> x(cols), v(cols), a(cols), b(cols);
