@@ -2,13 +2,16 @@
  * Whatever JavaScript hands over, the answer is an error or a result, never a crash: a table of wrong requests with the line each
  * gets, arbitrary values at every door of the addon, broken checkpoint plans, wrong receivers, and the garbage collector.
  */
+import { once } from 'node:events';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Decoding } from '../../../harness/engine.ts';
 import {
   addon,
+  addonFile,
   callAddon,
   type NativeCheckpoint,
   type NativeModel,
@@ -370,5 +373,28 @@ describe('objects', () => {
       expected.slice(0, 2).flatMap((round) => round.committed),
     );
     session.close();
+  });
+
+  test('a thread may be terminated while its sessions step', async () => {
+    // As plain JavaScript: a worker thread loads no TypeScript.
+    const body = `
+      const { workerData: { file, plan, ids, options }, parentPort } = require('node:worker_threads');
+      const work = async () => {
+        const model = await require(file).load(plan);
+        for (;;) {
+          const sessions = [0, 1, 2].map(() => model.open(ids, options));
+          parentPort.postMessage('stepping');
+          await Promise.all([...sessions.map((session) => session.step()), model.score(ids, 2, 8)]);
+        }
+      };
+      work();
+    `;
+    const workerData = { file: addonFile(), plan, ids: randomIds(5, 60, VOCAB), options: OPTIONS };
+    for (let i = 0; i < 12; i++) {
+      const worker = new Worker(body, { eval: true, workerData });
+      await once(worker, 'message');
+      if (i % 2 === 1) await once(worker, 'message');
+      await worker.terminate();
+    }
   });
 });

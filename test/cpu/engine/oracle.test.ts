@@ -16,7 +16,7 @@ import { describe, expect, test } from 'vitest';
 import type { Activations } from '../../../native/addon.ts';
 import { CpuModel } from '../../../native/engines.ts';
 import { logSoftmax, Oracle } from '../../support/oracle.ts';
-import { BASE_CONFIG, FLASH_STYLE, type SyntheticSpec } from '../../support/synthetic-checkpoint.ts';
+import { BASE_CONFIG, BASE_DRAFT_CONFIG, FLASH_STYLE, type SyntheticSpec } from '../../support/synthetic-checkpoint.ts';
 import { checkpoint, randomIds } from './checkpoints.ts';
 
 const EPSILON = 2 ** -24;
@@ -47,6 +47,10 @@ const KINDS: Record<string, Omit<SyntheticSpec, 'seed'>> = {
       routed_scaling_factor: 1.5,
       norm_topk_prob: false,
     },
+  },
+  'a draft window shorter than its block': {
+    experts: 'mxfp4',
+    draft: { dflash_config: { ...(BASE_DRAFT_CONFIG.dflash_config as object), swa_window_size: 3 } },
   },
   'no sinks, tied head, one layer kind, unquantised': {
     config: {
