@@ -76,14 +76,30 @@ void linear_tile(const W* weights, const LinearShape& s, size_t row0, const floa
   for (int m = 0; m < M; ++m) __builtin_memcpy(y + m * y_stride + row0, sums + m * N, N * sizeof(float));
 }
 
-// `count` weight rows from row0 on: as many a tile as running sums fit in registers.
+// Weight rows a tile of M inputs takes at once: as many as keep the running sums in registers, a power of two.
+constexpr int weight_rows(int m) {
+  int n = 8;
+  while (n > 1 && n * m > kAccumulators) n /= 2;
+  return n;
+}
+
+// `count` weight rows from row0 on, M rows of a packed tile of T.
 template <int M, int T, class W>
 KT_INLINE void linear_rows(const W* weights, const LinearShape& s, size_t row0, size_t count, const float* x, float* y,
                            size_t y_stride) {
-  constexpr int kTile = kAccumulators / M < 1 ? 1 : (kAccumulators / M > 8 ? 8 : kAccumulators / M);
+  constexpr int kRows = weight_rows(M);
   size_t n = 0;
-  for (; n + kTile <= count; n += kTile) linear_tile<kTile, M, T>(weights, s, row0 + n, x, y, y_stride);
+  for (; n + kRows <= count; n += kRows) linear_tile<kRows, M, T>(weights, s, row0 + n, x, y, y_stride);
   for (; n < count; ++n) linear_tile<1, M, T>(weights, s, row0 + n, x, y, y_stride);
+}
+
+// A whole packed tile of T rows, at most kTileRows of them at a time.
+template <int T, class W>
+void linear_packed_tile(const W* weights, const LinearShape& s, size_t row0, size_t count, const float* x, float* y,
+                        size_t y_stride) {
+  constexpr int kFirst = T < kTileRows ? T : kTileRows;
+  linear_rows<kFirst, T>(weights, s, row0, count, x, y, y_stride);
+  if constexpr (T > kFirst) linear_rows<T - kFirst, T>(weights, s, row0, count, x + kFirst * kLanes, y + kFirst * y_stride, y_stride);
 }
 
 // Weight rows in the outer loop: a group of them is read from memory once and stays in L1 for all input rows.
@@ -91,21 +107,18 @@ template <class W>
 void linear(const W* weights, const LinearShape& s, const float* packed, size_t rows, float* y, size_t y_stride) {
   for (size_t n = 0; n < s.rows; n += kGroup) {
     const size_t count = n + kGroup < s.rows ? kGroup : s.rows - n;
-    for (size_t m = 0, tile = 0; m < rows; m += tile) {
-      tile = tile_rows(rows - m);
+    for (size_t m = 0; m < rows; m += kPackedTile) {
       const float* x = packed + m * s.stride;
       float* to = y + m * y_stride;
-      if (tile == 8 && kTileRows == 8) {
-        linear_rows<8, 8>(weights, s, n, count, x, to, y_stride);
-      } else if (tile == 8) {
-        linear_rows<4, 8>(weights, s, n, count, x, to, y_stride);
-        linear_rows<4, 8>(weights, s, n, count, x + 4 * kLanes, to + 4 * y_stride, y_stride);
-      } else if (tile == 4) {
-        linear_rows<4, 4>(weights, s, n, count, x, to, y_stride);
-      } else if (tile == 2) {
-        linear_rows<2, 2>(weights, s, n, count, x, to, y_stride);
-      } else {
-        linear_rows<1, 1>(weights, s, n, count, x, to, y_stride);
+      switch (tile_rows(rows - m)) {
+        case 1: linear_packed_tile<1>(weights, s, n, count, x, to, y_stride); break;
+        case 2: linear_packed_tile<2>(weights, s, n, count, x, to, y_stride); break;
+        case 3: linear_packed_tile<3>(weights, s, n, count, x, to, y_stride); break;
+        case 4: linear_packed_tile<4>(weights, s, n, count, x, to, y_stride); break;
+        case 5: linear_packed_tile<5>(weights, s, n, count, x, to, y_stride); break;
+        case 6: linear_packed_tile<6>(weights, s, n, count, x, to, y_stride); break;
+        case 7: linear_packed_tile<7>(weights, s, n, count, x, to, y_stride); break;
+        default: linear_packed_tile<8>(weights, s, n, count, x, to, y_stride);
       }
     }
   }

@@ -1,4 +1,4 @@
-// Input rows in the order in which the linear's inner loop reads them. Rows are cut into tiles of 8, then 4, 2 and 1; in a tile the
+// Input rows in the order in which the linear's inner loop reads them. Rows are cut into tiles of 8, the last one shorter; in a tile the
 // rows' next sixteen columns lie side by side, [columns / 16][rows of the tile][16], columns padded with zeros. So a tile is
 // one stream from one pointer, and a row's place in it has no bearing on its sums.
 #pragma once
@@ -10,8 +10,10 @@
 
 namespace kilotoken {
 
+inline constexpr size_t kPackedTile = 8;
+
 // Rows of the tile that begins where `left` rows are left.
-inline size_t tile_rows(size_t left) { return left >= 8 ? 8 : (left >= 4 ? 4 : (left >= 2 ? 2 : 1)); }
+inline size_t tile_rows(size_t left) { return left < kPackedTile ? left : kPackedTile; }
 
 inline size_t padded_columns(size_t cols) { return (cols + kLanes - 1) / kLanes * kLanes; }
 
