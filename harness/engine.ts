@@ -78,7 +78,12 @@ export interface RoundReplay {
   /** Draft rows, one per drafted token. Empty for deterministic drafts. */
   readonly q: readonly Float64Array[];
   /** Every uniform used, in order of use, with its counter. */
-  readonly uniforms: readonly { readonly stream: string; readonly position: number; readonly round: number; readonly u: number }[];
+  readonly uniforms: readonly {
+    readonly stream: string;
+    readonly position: number;
+    readonly round: number;
+    readonly u: number;
+  }[];
 }
 
 /** One engine step: the prefill (first), a plain step, or a draft-verify-accept round. */
