@@ -69,8 +69,8 @@ export interface NumericsText {
 
 export function describeNumerics(checkpoint: Checkpoint, activations: 'fp8' | 'bf16'): NumericsText {
   const { experts, linears, rest } = checkpoint.formats;
-  const act = activations === 'fp8' ? 'fp8-1x128' : 'bf16';
-  const kv = 'bf16';
+  const act = activations === 'fp8' ? 'fp8-1x128' : 'unquantised';
+  const kv = activations === 'fp8' ? 'bf16' : 'fp32';
   return {
     id: `experts=${experts};linears=${linears};act=${act};kv=${kv};rest=${rest};sum=fp32`,
     experts,

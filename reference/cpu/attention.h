@@ -39,8 +39,8 @@ inline float softmax_with_sink(float* logits, size_t count, float scale, const f
 }
 
 // out[q][d] = sum_j weights[q][j] values[j][d] / denominator[q] for Q queries and D vectors of columns from d0 on.
-template <int Q, int D>
-KT_INLINE void weighted_values(const float* weights, size_t weights_stride, const uint16_t* values, size_t value_stride,
+template <int Q, int D, class V>
+KT_INLINE void weighted_values(const float* weights, size_t weights_stride, const V* values, size_t value_stride,
                                size_t keys, const float* denominator, float* const* out, size_t d0, size_t value_dim) {
   Vec acc[Q][D];
 #pragma GCC unroll 16
@@ -50,7 +50,7 @@ KT_INLINE void weighted_values(const float* weights, size_t weights_stride, cons
   for (size_t j = 0; j < keys; ++j) {
     Vec value[D];
 #pragma GCC unroll 16
-    for (int d = 0; d < D; ++d) value[d] = load_bf16(values + j * value_stride + d0 + d * kLanes);
+    for (int d = 0; d < D; ++d) value[d] = load_weight(values + j * value_stride + d0 + d * kLanes);
 #pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) {
       const Vec weight = set1(weights[q * weights_stride + j]);
@@ -66,8 +66,8 @@ KT_INLINE void weighted_values(const float* weights, size_t weights_stride, cons
     }
 }
 
-template <int Q>
-void weighted_values_rows(const float* weights, size_t weights_stride, const AttentionHead& a, const uint16_t* values,
+template <int Q, class V>
+void weighted_values_rows(const float* weights, size_t weights_stride, const AttentionHead& a, const V* values,
                           size_t keys, const float* denominator, float* const* out) {
   constexpr int kWide = kAccumulators / Q < 1 ? 1 : kAccumulators / Q;
   size_t d = 0;
@@ -77,7 +77,8 @@ void weighted_values_rows(const float* weights, size_t weights_stride, const Att
     weighted_values<Q, 1>(weights, weights_stride, values, a.value_stride, keys, denominator, out, d, a.value_dim);
 }
 
-// Rows are taken kAttentionRows at a time, which bounds the scratch.
+// Rows are taken kAttentionRows at a time, which bounds the scratch. V: BF16 codes or binary32.
+template <class V>
 void attention(const AttentionHead& a) {
   constexpr size_t kRows = kAttentionRows;
   for (size_t row0 = 0; row0 < a.rows; row0 += kRows) {
@@ -97,7 +98,7 @@ void attention(const AttentionHead& a) {
     LinearShape shape{};
     shape.rows = keys;
     shape.cols = shape.stride = a.key_stride;
-    linear(a.keys + first * a.key_stride, shape, a.packed_queries, queries, a.logits, keys);
+    linear(static_cast<const V*>(a.keys) + first * a.key_stride, shape, a.packed_queries, queries, a.logits, keys);
 
     for (size_t q = 0; q < queries; ++q) {
       const size_t r = row0 + q / a.heads;
@@ -112,7 +113,7 @@ void attention(const AttentionHead& a) {
     const auto out_of = [&](size_t q) {
       return a.out + (row0 + q / a.heads) * a.out_row_stride + (q % a.heads) * a.value_dim;
     };
-    const uint16_t* values = a.values + first * a.value_stride;
+    const V* values = static_cast<const V*>(a.values) + first * a.value_stride;
     size_t q = 0;
     const auto some = [&]<int Q>() {
       float* out[Q];
@@ -126,5 +127,8 @@ void attention(const AttentionHead& a) {
     if (q < queries) some.template operator()<1>();
   }
 }
+
+void attention_bf16(const AttentionHead& a) { attention<uint16_t>(a); }
+void attention_f32(const AttentionHead& a) { attention<float>(a); }
 
 }  // namespace kilotoken::KT_OPS

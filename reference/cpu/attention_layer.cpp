@@ -65,9 +65,9 @@ void attend(const AttentionContext& c, const AttentionPlan& plan, const Attentio
     head.value_dim = plan.v_head_dim;
     head.queries = s.q.data() + h * group * plan.head_dim;
     head.query_row_stride = q_row;
-    head.keys = cache.heads[h].keys.data();
+    head.keys = cache.keys_of(h);
     head.key_stride = cache.key_stride;
-    head.values = cache.heads[h].values.data();
+    head.values = cache.values_of(h);
     head.value_stride = cache.value_stride;
     head.first = s.first.data();
     head.end = s.end.data();
@@ -78,7 +78,7 @@ void attend(const AttentionContext& c, const AttentionPlan& plan, const Attentio
     head.packed_queries = s.packed_queries.data();
     head.logits = s.logits.data();
     head.denominators = s.denominators.data();
-    c.ops.attention(head);
+    (cache.format == KvFormat::bf16 ? c.ops.attention_bf16 : c.ops.attention_f32)(head);
   }
   apply_linear(c.ops, w.o, linear_input(c.ops, c.activations, s.heads_out.data(), rows, out_row, s.output_input), y);
 }

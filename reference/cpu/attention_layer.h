@@ -28,6 +28,9 @@ struct AttentionContext {
   float value_scale;
 };
 
+// The cache format that goes with an activation format.
+inline KvFormat kv_format(Activations activations) { return activations == Activations::kFp8 ? KvFormat::bf16 : KvFormat::f32; }
+
 // Keys and values of `in`'s rows into the cache at positions first_position, ...; turns: one per row.
 void cache_keys_values(const AttentionContext& c, const AttentionPlan& plan, const AttentionWeights& w, const LinearInput& in,
                        size_t first_position, const std::vector<RopeRow>& turns, KvLayer& cache, AttentionScratch& s);

@@ -43,7 +43,7 @@ Draft::Draft(const Ops& ops, Activations activations, DraftPlan plan, DraftWeigh
 std::unique_ptr<SequenceState> Draft::open() const {
   auto state = std::make_unique<DraftState>();
   const AttentionPlan& a = plan_.attention;
-  for (size_t l = 0; l < plan_.layers; ++l) state->cache.layers.emplace_back(a.kv_heads, a.head_dim, a.v_head_dim);
+  for (size_t l = 0; l < plan_.layers; ++l) state->cache.layers.emplace_back(a.kv_heads, a.head_dim, a.v_head_dim, kv_format(activations_));
   return state;
 }
 

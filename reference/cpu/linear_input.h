@@ -9,7 +9,9 @@
 
 namespace kilotoken {
 
-enum class Activations { kBf16, kFp8 };  // kBf16: inputs are not quantised (the carriers are binary32)
+// kFp8: inputs of FP8 and MXFP4 linears are quantised, K and V are cached as BF16 (the deployed numerics). kBf16: nothing after the
+// weights is rounded; carriers, K and V are binary32, so that a run can be held against any implementation of the same weights.
+enum class Activations { kBf16, kFp8 };
 
 // Where the views of one input live; each input that is in use at the same time needs its own.
 struct InputScratch {

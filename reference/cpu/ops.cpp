@@ -14,7 +14,7 @@ namespace kilotoken::KT_OPS {
 
 extern const Ops table;
 const Ops table = {
-    KT_NAME(KT_OPS), linear_bf16, linear_f32, quantise_activation, rmsnorm, swiglu, sigmoid, attention,
+    KT_NAME(KT_OPS), linear_bf16, linear_f32, quantise_activation, rmsnorm, swiglu, sigmoid, attention_bf16, attention_f32,
 };
 
 }  // namespace kilotoken::KT_OPS

@@ -31,9 +31,9 @@ struct AttentionHead {
   size_t value_dim;
   const float* queries;  // [rows][query_row_stride], this group's heads first
   size_t query_row_stride;
-  const uint16_t* keys;  // BF16 [positions][key_stride], padded with zeros
+  const void* keys;  // [positions][key_stride], padded with zeros; BF16 or binary32 as the function called says
   size_t key_stride;
-  const uint16_t* values;  // BF16 [positions][value_stride], padded with zeros
+  const void* values;  // [positions][value_stride], likewise
   size_t value_stride;
   const uint32_t* first;  // [rows]: first visible position
   const uint32_t* end;    // [rows]: one past the last visible position; first < end
@@ -56,7 +56,8 @@ struct Ops {
   void (*rmsnorm)(const float* x, const float* weight, size_t cols, float epsilon, float* y);
   void (*swiglu)(const float* gate, const float* up, size_t cols, float* y);
   void (*sigmoid)(const float* x, size_t cols, float* y);
-  void (*attention)(const AttentionHead&);
+  void (*attention_bf16)(const AttentionHead&);
+  void (*attention_f32)(const AttentionHead&);
 };
 
 // The tables this machine can run, best first; empty on an x86-64 processor without AVX2 and FMA.

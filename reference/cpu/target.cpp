@@ -48,7 +48,8 @@ Target::Target(const Ops& ops, Activations activations, TargetPlan plan, TargetW
 std::unique_ptr<SequenceState> Target::open() const {
   auto state = std::make_unique<TargetState>();
   for (const LayerPlan& layer : plan_.layers)
-    state->cache.layers.emplace_back(layer.attention.kv_heads, layer.attention.head_dim, layer.attention.v_head_dim);
+    state->cache.layers.emplace_back(layer.attention.kv_heads, layer.attention.head_dim, layer.attention.v_head_dim,
+                                      kv_format(activations_));
   return state;
 }
 

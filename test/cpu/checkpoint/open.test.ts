@@ -89,7 +89,7 @@ describe('plans', () => {
     expect(checkpoint.draft).toBeNull();
     expect(await checkpoint.draftDigest()).toBe('none');
     expect(describeNumerics(checkpoint, 'bf16').id).toBe(
-      'experts=bf16;linears=bf16;act=bf16;kv=bf16;rest=bf16;sum=fp32',
+      'experts=bf16;linears=bf16;act=unquantised;kv=fp32;rest=bf16;sum=fp32',
     );
   });
 

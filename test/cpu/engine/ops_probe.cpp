@@ -1,5 +1,6 @@
 // The ops of reference/cpu by themselves, for test/cpu/engine/ops.test.ts. Linked with every build of ops.cpp that this machine can
 // run, the portable one included; prints one line a finding and `ok` at the end. Argument: what to check.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -154,6 +155,7 @@ void builds_agree() {
         for (const bool sink : {false, true}) {
           const size_t head_dim = 40, value_dim = 24, key_stride = 48, value_stride = 32, keys = 60;
           AlignedVector<uint16_t> k(keys * key_stride), v(keys * value_stride);
+          AlignedVector<float> k_f32(k.size()), v_f32(v.size());
           AlignedVector<float> q(rows * heads * head_dim), sinks(heads), a(rows * heads * value_dim), b(a);
           fill(q);
           fill(sinks);
@@ -161,6 +163,8 @@ void builds_agree() {
             for (size_t d = 0; d < head_dim; ++d) k[j * key_stride + d] = float_to_bf16(normal(random));
             for (size_t d = 0; d < value_dim; ++d) v[j * value_stride + d] = float_to_bf16(normal(random));
           }
+          std::transform(k.begin(), k.end(), k_f32.begin(), bf16_to_float);
+          std::transform(v.begin(), v.end(), v_f32.begin(), bf16_to_float);
           std::vector<uint32_t> first(rows), end(rows);
           for (size_t r = 0; r < rows; ++r) {
             first[r] = static_cast<uint32_t>(2 * r);
@@ -170,10 +174,15 @@ void builds_agree() {
           AttentionHead head{rows, heads, head_dim, value_dim, q.data(), heads * head_dim, k.data(), key_stride, v.data(),
                              value_stride, first.data(), end.data(), sink ? sinks.data() : nullptr, 0.158f, a.data(),
                              heads * value_dim, packed.data(), logits.data(), denominators.data()};
-          ops.attention(head);
+          ops.attention_bf16(head);
           head.out = b.data();
-          reference.attention(head);
+          reference.attention_bf16(head);
           same("attention", a, b);
+          AttentionHead wide = head;  // the same keys and values in binary32
+          wide.keys = k_f32.data();
+          wide.values = v_f32.data();
+          ops.attention_f32(wide);
+          same("attention over binary32 keys and values", a, b);
           // Each row alone.
           for (size_t r = 0; r < rows; ++r) {
             AttentionHead one = head;
@@ -182,7 +191,7 @@ void builds_agree() {
             one.first = first.data() + r;
             one.end = end.data() + r;
             one.out = b.data() + r * heads * value_dim;
-            ops.attention(one);
+            ops.attention_bf16(one);
           }
           same("attention of one row", a, b);
         }

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { BF16_VALUES, roundToBf16 } from '../formats.ts';
+import { BF16_VALUES } from '../formats.ts';
 import { add, apply, attend, concat, heads, rmsNorm, rotate, swiglu } from './ops.ts';
 import type { OracleTarget } from './target.ts';
 import { Weights } from './weights.ts';
@@ -69,7 +69,7 @@ export class OracleDraft {
   private key(layer: number, x: Float64Array, position: number): Float64Array[] {
     const base = `layers.${layer}.self_attn`;
     return heads(this.apply(`${base}.k_proj.weight`, x), this.headDim).map((head) =>
-      this.rotated(this.norm(`${base}.k_norm.weight`, head), position).map(roundToBf16),
+      this.rotated(this.norm(`${base}.k_norm.weight`, head), position).map(this.target.cached),
     );
   }
 
@@ -77,7 +77,7 @@ export class OracleDraft {
     const scale = this.dflash.attention_value_scale ?? 1;
     const size = this.weights.number('v_head_dim', 'head_dim');
     const row = this.apply(`layers.${layer}.self_attn.v_proj.weight`, x);
-    return heads(row, size).map((head) => head.map((value) => roundToBf16(value * scale)));
+    return heads(row, size).map((head) => head.map((value) => this.target.cached(value * scale)));
   }
 
   /** Appends the taps ([target layer][hidden]) of the next verified token. */

@@ -37,6 +37,8 @@ export interface TargetRow {
 export class OracleTarget {
   readonly weights: Weights;
   readonly activations: Activations;
+  /** A key or value as the cache keeps it: BF16 with quantised activations, else unrounded. */
+  readonly cached: (value: number) => number;
   readonly layers: readonly LayerShape[];
   readonly hidden: number;
   readonly vocab: number;
@@ -47,6 +49,7 @@ export class OracleTarget {
   constructor(weights: Weights, activations: Activations) {
     this.weights = weights;
     this.activations = activations;
+    this.cached = activations === 'fp8' ? roundToBf16 : (value) => value;
     this.hidden = weights.number('hidden_size');
     this.vocab = weights.number('vocab_size');
     this.eps = weights.number('layernorm_epsilon', 'rms_norm_eps');
@@ -110,8 +113,8 @@ export class OracleTarget {
     const base = `model.layers.${layer}.self_attn`;
     const { q, k, v } = this.project(base, shape, x);
     const cache = this.caches[layer]!;
-    cache.keys.push(k.map((head) => rotate(head, position, shape.rotaryDim, shape.theta).map(roundToBf16)));
-    cache.values.push(v.map((head) => head.map((value) => roundToBf16(value * this.valueScale))));
+    cache.keys.push(k.map((head) => rotate(head, position, shape.rotaryDim, shape.theta).map(this.cached)));
+    cache.values.push(v.map((head) => head.map((value) => this.cached(value * this.valueScale))));
 
     const first = shape.sliding ? Math.max(0, position - shape.window + 1) : 0;
     const sinks = this.weights.has(`${base}.attention_sink_bias`)
