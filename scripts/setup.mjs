@@ -16,7 +16,8 @@ const stampFile = join(root, 'build', 'setup-stamps.json');
 const PACKAGES = {
   cmake: 'Debian/Ubuntu: apt-get install cmake; Fedora: dnf install cmake; macOS: brew install cmake',
   'a C++ compiler': 'Debian/Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install',
-  'make or ninja': 'Debian/Ubuntu: apt-get install make (or ninja-build); Fedora: dnf install make; macOS: xcode-select --install',
+  'make or ninja':
+    'Debian/Ubuntu: apt-get install make (or ninja-build); Fedora: dnf install make; macOS: xcode-select --install',
 };
 
 function stop(line) {
@@ -31,7 +32,9 @@ function found(...names) {
 function checkPrerequisites() {
   const [major, minor] = process.versions.node.split('.').map(Number);
   if (!((major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22)) {
-    stop(`Node ${process.versions.node} is too old: 20.19, 22.12 or newer is needed (nodejs.org, or your system's nodejs package)`);
+    stop(
+      `Node ${process.versions.node} is too old: 20.19, 22.12 or newer is needed (nodejs.org, or your system's nodejs package)`,
+    );
   }
   const missing = [];
   if (!found('cmake')) missing.push('cmake');
@@ -65,7 +68,12 @@ function digest(paths, pattern) {
 function run(label, command, args) {
   process.stderr.write(`setup: ${label}\n`);
   const started = Date.now();
-  const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28, env: { ...process.env, npm_config_loglevel: 'error' } });
+  const result = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+    env: { ...process.env, npm_config_loglevel: 'error' },
+  });
   if (result.status !== 0) {
     process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);
     stop(`${label} failed (${command} ${args.join(' ')}, ${result.error?.message ?? `exit ${result.status}`})`);
@@ -84,14 +92,19 @@ const STEPS = [
   {
     name: 'addon',
     label: 'building the native addon',
-    inputs: () => digest(['CMakeLists.txt', 'core', 'reference', 'kernels', 'native'], /\.(h|hpp|cc|cpp|cu|cuh|txt|cmake)$/),
+    inputs: () =>
+      digest(['CMakeLists.txt', 'core', 'reference', 'kernels', 'native'], /\.(h|hpp|cc|cpp|cu|cuh|txt|cmake)$/),
     output: 'build/Release/kilotoken.node',
     run: (label) => run(label, process.execPath, ['node_modules/cmake-js/bin/cmake-js', 'build', '--out', 'build']),
   },
   {
     name: 'typescript',
     label: 'compiling the TypeScript',
-    inputs: () => digest(['tsconfig.json', 'tsconfig.build.json', 'package-lock.json', 'bin', 'harness', 'native', 'scripts'], /\.(ts|mjs|json)$/),
+    inputs: () =>
+      digest(
+        ['tsconfig.json', 'tsconfig.build.json', 'package-lock.json', 'bin', 'harness', 'native', 'scripts'],
+        /\.(ts|mjs|json)$/,
+      ),
     output: 'dist/bin/kilotoken.js',
     run: (label) => run(label, process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json']),
   },
