@@ -9,6 +9,7 @@ import { auditCommand } from './commands/audit.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { draftCommand } from './commands/draft.ts';
 import { generateCommand } from './commands/generate.ts';
+import { publishCommand } from './commands/publish.ts';
 import { reportCommand } from './commands/report.ts';
 import { schemaCommand } from './commands/schema.ts';
 import { scoreCommand } from './commands/score.ts';
@@ -39,6 +40,7 @@ function program(): Command {
   draftCommand(root);
   doctorCommand(root);
   reportCommand(root);
+  publishCommand(root);
   schemaCommand(root);
   return root;
 }

@@ -1,14 +1,17 @@
 /**
- * Reads a run directory back. Every row is validated; every file is compared with the manifest's sha256 when the run
+ * Reads a run directory back. A row file may be stored as it was written or gzipped (`rounds.jsonl.gz`); its digest is that of the
+ * rows, so compressing a run does not change what it is. Every row is validated; every file is compared with the manifest's sha256 when the run
  * was finished. A run that was killed has a manifest that says `running`: then, and only then, a last line without its
  * newline is dropped.
  */
+import { createHash } from 'node:crypto';
 import { createReadStream, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
+import { createGunzip } from 'node:zlib';
 import type { z } from 'zod';
 import { InputError } from '../engine.ts';
-import { sha256 } from '../suite/canonical.ts';
 import { digestOf, tokensDigest } from './digests.ts';
 import { FaultRow, Manifest, PromptRow, RoundRow, SessionRow } from './rows.ts';
 import { ROW_FILES, type RowFile } from './writer.ts';
@@ -32,7 +35,7 @@ export interface StoredRun {
 export async function readRun(directory: string): Promise<StoredRun> {
   const manifest = readManifest(directory);
   const finished = manifest.status !== 'running';
-  if (finished) checkDigests(directory, manifest);
+  if (finished) await checkDigests(directory, manifest);
   if (digestOf(manifest.plan) !== manifest.planDigest) {
     throw new InputError(`${directory}/manifest.json: the plan is not the one that was fixed before the run`);
   }
@@ -81,15 +84,45 @@ export function readManifest(directory: string): Manifest {
   return validated(Manifest, value, path);
 }
 
-function checkDigests(directory: string, manifest: Manifest): void {
+/** The bytes of a row file, unpacked; null when there is neither the file nor its gzipped form. */
+function rowsOf(directory: string, name: RowFile): { path: string; bytes: Readable } | null {
+  const plain = join(directory, name);
+  if (existsSync(plain)) return { path: plain, bytes: createReadStream(plain) };
+  const packed = `${plain}.gz`;
+  if (!existsSync(packed)) return null;
+  const unpacked = createGunzip();
+  createReadStream(packed)
+    .on('error', (error) => unpacked.destroy(error))
+    .pipe(unpacked);
+  return { path: packed, bytes: unpacked };
+}
+
+/** Runs `use` over a row file; a file that cannot be unpacked is named. */
+async function unpacking<T>(path: string, use: () => Promise<T>): Promise<T> {
+  try {
+    return await use();
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? '';
+    if (code.startsWith('Z_')) throw new InputError(`${path} is not a whole gzip file`);
+    throw error;
+  }
+}
+
+async function checkDigests(directory: string, manifest: Manifest): Promise<void> {
   const listed = new Map(manifest.files.map((file) => [file.path, file]));
   for (const name of ROW_FILES) {
     const file = listed.get(name);
     if (file === undefined) throw new InputError(`${directory}/manifest.json does not list ${name}`);
-    const path = join(directory, name);
-    if (!existsSync(path)) throw new InputError(`${path} is missing`);
-    if (sha256(readFileSync(path)) !== file.sha256) {
-      throw new InputError(`${path} is not the file the run wrote: its sha256 differs from the manifest's`);
+    const rows = rowsOf(directory, name);
+    if (rows === null) throw new InputError(`${join(directory, name)} is missing`);
+    const hash = createHash('sha256');
+    await unpacking(rows.path, async () => {
+      for await (const chunk of rows.bytes) hash.update(chunk as Buffer);
+    });
+    if (`sha256:${hash.digest('hex')}` !== file.sha256) {
+      throw new InputError(
+        `${rows.path} does not hold the rows the run wrote: their sha256 differs from the manifest's`,
+      );
     }
   }
 }
@@ -101,13 +134,14 @@ async function eachRow<T>(
   finished: boolean,
   use: (row: T, where: string) => void,
 ): Promise<void> {
-  const path = join(directory, name);
-  if (!existsSync(path)) {
+  const rows = rowsOf(directory, name);
+  if (rows === null) {
     // A run killed while it was being set up has no rows yet.
     if (!finished) return;
-    throw new InputError(`${path} is missing`);
+    throw new InputError(`${join(directory, name)} is missing`);
   }
-  const lines = createInterface({ input: createReadStream(path), crlfDelay: Number.POSITIVE_INFINITY });
+  const { path } = rows;
+  const lines = createInterface({ input: rows.bytes, crlfDelay: Number.POSITIVE_INFINITY });
   let previous: string | null = null;
   let number = 0;
   const take = (text: string): void => {

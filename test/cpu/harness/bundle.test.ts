@@ -1,8 +1,10 @@
 /** The run directory: what is written comes back, what was changed is named, and a killed run is still readable. */
-import { copyFileSync, cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { judgeDirectory } from '../../../harness/audit.ts';
+import { publishRun } from '../../../harness/bundle/publish.ts';
 import { readRun } from '../../../harness/bundle/reader.ts';
 import { RoundRow } from '../../../harness/bundle/rows.ts';
 import { buildReport } from '../../../harness/report/build.ts';
@@ -41,6 +43,37 @@ describe('a finished run', () => {
       rmSync(join(run, 'verdicts.json'));
       await judgeDirectory(run);
       expect(readFileSync(join(run, 'report.json'), 'utf8')).toBe(stored);
+    });
+  });
+
+  it('is the same run with its rows gzipped, and a damaged archive is named', async () => {
+    await withRun(async (run) => {
+      const before = buildReport(await readRun(run));
+      for (const name of ['rounds.jsonl', 'sessions.jsonl']) {
+        writeFileSync(join(run, `${name}.gz`), gzipSync(readFileSync(join(run, name))));
+        rmSync(join(run, name));
+      }
+      expect(buildReport(await readRun(run))).toEqual(before);
+      const path = join(run, 'rounds.jsonl.gz');
+      const whole = readFileSync(path);
+      writeFileSync(path, whole.subarray(0, whole.length - 20));
+      await expect(readRun(run)).rejects.toThrow(/rounds\.jsonl\.gz is not a whole gzip file/);
+      writeFileSync(path, 'plain text');
+      await expect(readRun(run)).rejects.toThrow(/rounds\.jsonl\.gz is not a whole gzip file/);
+      writeFileSync(path, gzipSync('{}\n'));
+      await expect(readRun(run)).rejects.toThrow(/rounds\.jsonl\.gz does not hold the rows.*sha256/);
+    });
+  });
+
+  it('is not published while anything speaks against it', async () => {
+    await withRun(async (run) => {
+      const record = join(run, '..', 'record');
+      const { notPublishableBecause } = buildReport(await readRun(run)).run;
+      expect(notPublishableBecause.length).toBeGreaterThan(0); // its drafts are scripted
+      await expect(publishRun(run, record)).rejects.toThrow(notPublishableBecause[0]);
+      markKilled(run);
+      await expect(publishRun(run, record)).rejects.toThrow(/did not finish/);
+      expect(existsSync(record)).toBe(false);
     });
   });
 

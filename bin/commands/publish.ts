@@ -1,0 +1,17 @@
+/** `kilotoken publish RUNDIR`: copies a publishable run into results/, where CI judges it again. */
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import { publishRun } from '../../harness/bundle/publish.ts';
+import { print } from '../support/output.ts';
+import { ROOT } from '../support/repository.ts';
+
+export function publishCommand(program: Command): void {
+  program
+    .command('publish')
+    .argument('<rundir>', 'a directory that an audit wrote')
+    .description('copy a publishable run into the record, rows compressed')
+    .option('--to <dir>', 'the record', join(ROOT, 'results'))
+    .action(async (directory: string, options: { to: string }) => {
+      print(await publishRun(directory, options.to));
+    });
+}
