@@ -1,9 +1,11 @@
 /** Writes schemas/*.schema.json from the definitions. A test fails when a committed file is not what this would write. */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { SCHEMA_NAMES, schemaText } from '../harness/bundle/schemas.ts';
+import { fixtureSchemaText } from '../harness/oracle/fixture.ts';
 
 mkdirSync('schemas', { recursive: true });
 for (const name of SCHEMA_NAMES) {
   writeFileSync(`schemas/${name}.schema.json`, schemaText(name));
   process.stderr.write(`schemas/${name}.schema.json\n`);
 }
+writeFileSync('schemas/fixture.schema.json', fixtureSchemaText());
