@@ -45,7 +45,7 @@ context 2,048.
 2. **Target.** Muon and AdamW, sequences of 1,024, bias-only load balancing. A draft is trained beside it on the data, its gradient reaching the target through the
    taps: the part multi-token prediction plays in the real model's pre-training.
 3. **FP8**, then **FP4**: further training with straight-through fake quantisation of weights (and of activations, 1 x 128), the FP4 phase with the experts at MXFP4.
-4. **Draft.** Started from the joint phase, distilled on the FP4 target's own continuations (greedy, and one in six at temperature 1) of {corpus["rollout_prompts"]:,} training and generated prompts:
+4. **Draft.** Started from the joint phase, distilled on the FP4 target's own continuations (greedy, and one in six at temperature 1) of training and generated prompts, drawn from {corpus["rollout_prompts"]:,} (`--rollouts`):
    half cross-entropy, half the target's distribution, position weights exp(-(k - 1) / 4).
 
 ## Validation loss, nats a token of assistant text, rows not trained on

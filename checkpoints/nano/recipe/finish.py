@@ -10,7 +10,7 @@ import export
 import golden
 from draft import Draft
 from model import FP4, FP8, PRETRAIN
-from train import SCENARIOS, load_target, log, validate
+from phases import SCENARIOS, load_target, log, validate
 
 
 def main(a):
