@@ -18,6 +18,9 @@ export interface Outcome<T> {
   readonly probability: number;
 }
 
+/** Closer to 1 than this, the sum of a row is 1 up to rounding. */
+const NORMALISED = 1e-12;
+
 interface Choice {
   readonly weights: readonly number[];
   index: number;
@@ -70,15 +73,22 @@ class Exploration implements Source {
     let cumulative = 0;
     const edges = row.map((value) => {
       cumulative += value;
-      return cumulative;
+      return Math.min(1, cumulative);
     });
-    // A fresh uniform gives the row itself: no digit is lost in differences of cumulative masses.
-    const last = row.findLastIndex((value) => value > 0);
+    // Whatever the row lacks to 1 falls through to its last token with mass, or to token 0, as in inverseCdf.
+    const last = Math.max(
+      0,
+      row.findLastIndex((value) => value > 0),
+    );
     const span = (id: number): readonly [number, number] => [
       Math.max(low, id === 0 ? 0 : edges[id - 1]!),
       Math.min(high, id === last ? 1 : edges[id]!),
     ];
-    const weights = fresh ? row : row.map((value, id) => (value > 0 ? share(span(id), low, high) : 0));
+    // A fresh uniform gives a normalised row itself: no digit is lost in differences of cumulative masses.
+    const weights =
+      fresh && Math.abs(cumulative - 1) < NORMALISED
+        ? row
+        : row.map((value, id) => (value > 0 || id === last ? share(span(id), low, high) : 0));
     const id = this.#choose(weights);
     this.#intervals.set(key, span(id));
     return id;

@@ -34,14 +34,18 @@ export interface Comparisons {
   /** Is u below the cumulative mass? */
   readonly inside: (u: number, cumulative: number) => boolean;
   readonly accepts: (u: number, denominator: number, numerator: number) => boolean;
-  /** The id when rounding exhausts the row. */
+  /** The id when the row is exhausted: by rounding, or because a defect left it short of 1. */
   readonly fallThrough: (row: Row) => number;
 }
 
 export const STRICT: Comparisons = {
   inside: (u, cumulative) => cumulative > u,
   accepts: (u, denominator, numerator) => u * denominator < numerator,
-  fallThrough: (row) => row.findLastIndex((value) => value > 0),
+  fallThrough: (row) =>
+    Math.max(
+      0,
+      row.findLastIndex((value) => value > 0),
+    ),
 };
 
 export function inverseCdf(row: Row, u: number, comparisons: Comparisons = STRICT): number {
