@@ -8,6 +8,7 @@ import { Command, CommanderError } from 'commander';
 import { auditCommand } from './commands/audit.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { draftCommand } from './commands/draft.ts';
+import { enumerateCommand } from './commands/enumerate.ts';
 import { generateCommand } from './commands/generate.ts';
 import { publishCommand } from './commands/publish.ts';
 import { reportCommand } from './commands/report.ts';
@@ -35,6 +36,7 @@ function program(): Command {
     .addHelpText('after', HELP)
     .exitOverride();
   auditCommand(root);
+  enumerateCommand(root);
   generateCommand(root);
   scoreCommand(root);
   draftCommand(root);
