@@ -14,6 +14,7 @@ import { publishCommand } from './commands/publish.ts';
 import { reportCommand } from './commands/report.ts';
 import { schemaCommand } from './commands/schema.ts';
 import { scoreCommand } from './commands/score.ts';
+import { verifyCommand } from './commands/verify.ts';
 import { EXIT, explain } from './support/exit.ts';
 import { note } from './support/output.ts';
 import { ROOT } from './support/repository.ts';
@@ -36,6 +37,7 @@ function program(): Command {
     .addHelpText('after', HELP)
     .exitOverride();
   auditCommand(root);
+  verifyCommand(root);
   enumerateCommand(root);
   generateCommand(root);
   scoreCommand(root);

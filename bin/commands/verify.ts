@@ -1,0 +1,148 @@
+/** `kilotoken verify`: the gate for an engine, this repository's own or a plug-in (docs/engines.md). */
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Command, Option } from 'commander';
+import { InputError, type VerificationRule } from '../../harness/engine.ts';
+import { type EngineSource, isPlugin, openPlugin } from '../../harness/engines/plugin.ts';
+import { DEFAULT_LIMITS } from '../../harness/engines/transport.ts';
+import type { GateName } from '../../harness/gate/budget.ts';
+import { EvidenceRecord } from '../../harness/gate/evidence.ts';
+import { runGate } from '../../harness/gate/gate.ts';
+import type { GatePrompt } from '../../harness/gate/observer.ts';
+import { annotations, junit, markdown, plainLines } from '../../harness/gate/report.ts';
+import { exitCodeOf, type GateResult } from '../../harness/gate/result.ts';
+import { onInterrupt } from '../support/interrupt.ts';
+import { type Activations, loadModel, NANO } from '../support/model.ts';
+import { activationsOption, realNumber, seed } from '../support/options.ts';
+import { note, print, printJson } from '../support/output.ts';
+
+/** Built-in engines, by name. */
+const NANO_CPU = 'nano-cpu';
+const RULES: readonly VerificationRule[] = ['match', 'coupled', 'reject'];
+
+const EXACT_RULE_BUDGET = { lawTokens: 2_400, lawSeconds: 10 };
+
+interface Options {
+  readonly engine: string;
+  readonly baseline?: string;
+  readonly gate: GateName;
+  readonly rule: VerificationRule | 'all';
+  readonly checkpoint: string;
+  readonly activations?: Activations;
+  readonly prompts?: string;
+  readonly seed: string;
+  readonly evidence?: string;
+  readonly junit?: string;
+  readonly summary?: string;
+  readonly json?: boolean;
+  readonly stepTimeout: number;
+  readonly rowTolerance: number;
+}
+
+export function verifyCommand(program: Command): void {
+  program
+    .command('verify')
+    .description('gate for an engine: is its interface kept, does speculation change what it emits?')
+    .requiredOption('--engine <engine>', `${NANO_CPU}, a module ./my-engine.mjs, or 'cmd:python3 my_engine.py'`)
+    .option('--baseline <engine>', "compare with this engine instead of the engine's own plain mode")
+    .addOption(new Option('--gate <gate>', 'how much to look at').choices(['pr', 'nightly']).default('pr'))
+    .addOption(new Option('--rule <rule>', `rule of ${NANO_CPU}`).choices([...RULES, 'all']).default('all'))
+    .option('--checkpoint <dir>', `checkpoint of ${NANO_CPU}`, join(NANO, 'fp4'))
+    .addOption(activationsOption())
+    .option('--prompts <file>', 'token ids: {"cases":[{"ids":[...]},...]} (default: random ids)')
+    .option('--seed <n>', 'seed of everything that is drawn', seed, '1')
+    .option('--evidence <dir>', 'append-only record: runs of one build add up, and a refutation stays')
+    .option('--junit <file>', 'write JUnit XML')
+    .option('--summary <file>', 'append a Markdown summary')
+    .option('--json', 'print one JSON document')
+    .option('--step-timeout <seconds>', 'longest wait for one answer', realNumber(0, 3600, true), 30)
+    .option('--row-tolerance <distance>', 'total variation distance allowed between rows', realNumber(0, 1), 1e-6)
+    .action(run);
+}
+
+async function run(options: Options): Promise<void> {
+  const stepMs = options.stepTimeout * 1000;
+  const prompts = options.prompts === undefined ? null : readPrompts(options.prompts);
+  const record = options.evidence === undefined ? null : new EvidenceRecord(options.evidence);
+  const rules = options.engine === NANO_CPU && options.rule === 'all' ? RULES : [options.rule];
+  const { signal, restore } = onInterrupt();
+  const results: GateResult[] = [];
+  const sources: EngineSource[] = [];
+  const open = async (text: string, rule: VerificationRule): Promise<EngineSource> => {
+    const source = await sourceOf(text, rule, options);
+    sources.push(source);
+    return source;
+  };
+  try {
+    for (const rule of rules) {
+      if (signal.aborted) break;
+      const named = rule === 'all' ? 'reject' : rule;
+      results.push(
+        await runGate({
+          source: await open(options.engine, named),
+          baseline: options.baseline === undefined ? null : await open(options.baseline, named),
+          gate: options.gate,
+          prompts,
+          seed: options.seed,
+          stepMs,
+          rowTolerance: options.rowTolerance,
+          record,
+          signal,
+          progress: note,
+          // Rules share the minute of a gate; equality has decided most where a rule promises it.
+          ...(rules.length > 1 && options.gate === 'pr' && rule !== 'reject' ? { budget: EXACT_RULE_BUDGET } : {}),
+        }),
+      );
+    }
+  } finally {
+    restore();
+    await Promise.all(sources.map((source) => source.close()));
+  }
+  report(results, options);
+  process.exitCode = Math.max(...results.map((result) => exitCodeOf(result.verdict)), 0);
+  if (results.some((result) => result.verdict === 'refuted')) process.exitCode = exitCodeOf('refuted');
+}
+
+function report(results: readonly GateResult[], options: Options): void {
+  if (options.junit !== undefined) writeFileSync(options.junit, junit(results));
+  const summary = options.summary ?? process.env.GITHUB_STEP_SUMMARY;
+  if (summary !== undefined && summary !== '') for (const result of results) appendFileSync(summary, markdown(result));
+  if (options.json) printJson(results.length === 1 ? results[0] : results);
+  else for (const result of results) for (const line of plainLines(result)) print(line);
+  // Workflow commands are read from stdout and stderr alike; stdout belongs to the result.
+  if (process.env.GITHUB_ACTIONS) for (const result of results) for (const line of annotations(result)) note(line);
+}
+
+async function sourceOf(text: string, rule: VerificationRule, options: Options): Promise<EngineSource> {
+  if (isPlugin(text)) return openPlugin(text, { ...DEFAULT_LIMITS, answerMs: options.stepTimeout * 1000 });
+  if (text !== NANO_CPU) {
+    throw new InputError(`${text}: neither ${NANO_CPU}, nor a .mjs module, nor cmd: with a command`);
+  }
+  const model = await loadModel(options.checkpoint, options.activations);
+  return {
+    name: NANO_CPU,
+    open: async ({ blockSize }) =>
+      model.engine({ rule, replay: true, ...(blockSize === undefined ? {} : { blockSize }) }),
+    close: () => model.close(),
+  };
+}
+
+function readPrompts(path: string): GatePrompt[] {
+  let value: unknown;
+  try {
+    value = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw new InputError(`cannot read prompts from ${path}: ${(error as Error).message}`);
+  }
+  const cases = (value as { cases?: unknown } | null)?.cases;
+  if (!Array.isArray(cases) || cases.length === 0) {
+    throw new InputError(`${path}: expected {"cases":[{"ids":[...]},...]}`);
+  }
+  return cases.map((entry: unknown, i) => {
+    const ids = (entry as { ids?: unknown } | null)?.ids;
+    if (!Array.isArray(ids) || ids.length === 0 || !ids.every((id) => Number.isInteger(id) && id >= 0)) {
+      throw new InputError(`${path}: case ${i} has no list of token ids`);
+    }
+    return { name: `case ${i}`, ids: ids as number[] };
+  });
+}

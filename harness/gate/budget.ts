@@ -1,0 +1,61 @@
+/** How much a gate looks at. Fixed before the run, so that nobody stops when the numbers look good. */
+export type GateName = 'pr' | 'nightly';
+
+export interface Budget {
+  /** Built-in prompts, when the caller brings none. */
+  readonly prompts: number;
+  /** Prompts and tokens of each equality comparison. */
+  readonly equalityPrompts: number;
+  readonly equalityTokens: number;
+  /** Tokens judged one by one against their rows. */
+  readonly lawTokens: number;
+  readonly lawSessionTokens: number;
+  /** The same when rows must be put together from score(): one call a vocabulary entry. */
+  readonly scoredTokens: number;
+  /** Sessions of each mode in the two-sample design, and the tokens of each that are looked at. */
+  readonly twoSampleSessions: number;
+  readonly twoSampleTokens: number;
+  /** Positions whose rows are computed again by the plain engine. */
+  readonly rowPositions: number;
+  /** Sampling ends here even below the token budget; the verdict then says what power is left. */
+  readonly lawSeconds: number;
+  /** False-alarm rate of the whole family of laws, whatever the stopping. */
+  readonly alpha: number;
+  /** Power that the smallest effect is computed for. */
+  readonly power: number;
+  /** A defect family that shifts the law by this much and would be missed makes the verdict inconclusive. */
+  readonly largestBlindDistance: number;
+}
+
+export const BUDGETS: Readonly<Record<GateName, Budget>> = {
+  pr: {
+    prompts: 32,
+    equalityPrompts: 32,
+    equalityTokens: 40,
+    lawTokens: 12_000,
+    lawSessionTokens: 64,
+    scoredTokens: 2_000,
+    twoSampleSessions: 1_200,
+    twoSampleTokens: 3,
+    rowPositions: 48,
+    lawSeconds: 35,
+    alpha: 1e-6,
+    power: 0.999,
+    largestBlindDistance: 0.1,
+  },
+  nightly: {
+    prompts: 32,
+    equalityPrompts: 32,
+    equalityTokens: 128,
+    lawTokens: 200_000,
+    lawSessionTokens: 128,
+    scoredTokens: 20_000,
+    twoSampleSessions: 20_000,
+    twoSampleTokens: 4,
+    rowPositions: 512,
+    lawSeconds: 3_600,
+    alpha: 1e-6,
+    power: 0.999,
+    largestBlindDistance: 0.02,
+  },
+};

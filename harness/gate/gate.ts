@@ -1,0 +1,200 @@
+/**
+ * One gate run: open the engine and its plain mode, check the interface, check losslessness, conclude. Whatever the engine
+ * does ends in a check with a name; only a fault of the machine or of the caller is an error.
+ */
+import type { Decoding, Engine } from '../engine.ts';
+import type { EngineSource } from '../engines/plugin.ts';
+import { BUDGETS, type Budget, type GateName } from './budget.ts';
+import { checkCard, checkDeclarations, checkInterface, concluded } from './conformance.ts';
+import { buildKey, type Earlier, type Earnings, type EvidenceRecord } from './evidence.ts';
+import { builtInPrompts, checkLosslessness, checkPrompts, sessionSeed } from './losslessness.ts';
+import { type GatePrompt, Observer } from './observer.ts';
+import { type Check, GATE_SCHEMA_ID, type GateResult, verdictOf } from './result.ts';
+
+export interface GateInput {
+  readonly source: EngineSource;
+  /** null: the source's own plain mode, block 1. */
+  readonly baseline: EngineSource | null;
+  readonly gate: GateName;
+  /** Overrides of the gate's budget, for calibration and tests. */
+  readonly budget?: Partial<Budget>;
+  /** null: random token ids. */
+  readonly prompts: readonly GatePrompt[] | null;
+  readonly seed: string;
+  readonly stepMs: number;
+  readonly rowTolerance: number;
+  readonly record: EvidenceRecord | null;
+  readonly signal: AbortSignal;
+  readonly progress: (line: string) => void;
+  readonly now?: () => number;
+}
+
+const NOTHING_EARLIER: Earlier = { runs: 0, unfinished: 0, refutation: null, earnings: {} };
+
+export async function runGate(input: GateInput): Promise<GateResult> {
+  const now = input.now ?? performance.now.bind(performance);
+  const started = now();
+  const budget: Budget = { ...BUDGETS[input.gate], ...input.budget };
+  const observer = new Observer(input.stepMs);
+  const checks: Check[] = [];
+  let earlier = NOTHING_EARLIER;
+  let earnings: Earnings = {};
+  let build: string | null = null;
+
+  const engine = await observer.ask('engine', 'opening the engine', () => input.source.open({}));
+  const plainSource = input.baseline ?? input.source;
+  const plain =
+    engine === null
+      ? null
+      : await observer.ask('plain', 'opening plain decoding', () => plainSource.open({ blockSize: 1 }));
+  try {
+    if (engine !== null && plain !== null) {
+      const card = checkCard(engine, null);
+      const plainCard = { ...checkCard(plain, input.baseline === null ? 1 : null), id: 'plain card' };
+      checks.push(card, plainCard);
+      if (card.outcome === 'consistent' && plainCard.outcome === 'consistent') {
+        build = buildKey(engine.card, plain.card, input.gate);
+        earlier = input.record?.earlier(build) ?? NOTHING_EARLIER;
+        input.record?.started({ build, run: earlier.runs, seed: input.seed, engine: input.source.name });
+        checks.push(checkDeclarations(engine));
+        earnings = await judge(input, { engine, plain, budget, observer, checks, earlier, now });
+      }
+    }
+  } finally {
+    await Promise.allSettled(
+      [engine?.close(), plain?.close()].map((closing) => observer.mayRefuse('close', 'close', async () => closing)),
+    );
+  }
+  checks.unshift(sessionsCheck(observer));
+  if (earlier.refutation !== null) checks.push(refutedEarlier(earlier.refutation));
+  const result: GateResult = {
+    schema: GATE_SCHEMA_ID,
+    gate: input.gate,
+    subject: input.source.name,
+    card: engine?.card ?? null,
+    baseline: input.baseline?.name ?? 'its own plain mode',
+    seed: input.seed,
+    run: earlier.runs,
+    budget,
+    verdict: verdictOf(checks, input.signal.aborted),
+    checks,
+    tokens: observer.tokens,
+    seconds: Math.round(now() - started) / 1000,
+  };
+  if (build !== null && input.record !== null) {
+    const first = checks.find((check) => check.outcome === 'refuted' || check.outcome === 'internally inconsistent');
+    input.record.ended(result, build, first?.evidence ?? '', without(earnings, earlier.earnings));
+  }
+  return result;
+}
+
+interface Judging {
+  readonly engine: Engine;
+  readonly plain: Engine;
+  readonly budget: Budget;
+  readonly observer: Observer;
+  readonly checks: Check[];
+  readonly earlier: Earlier;
+  readonly now: () => number;
+}
+
+async function judge(
+  input: GateInput,
+  { engine, plain, budget, observer, checks, earlier, now }: Judging,
+): Promise<Earnings> {
+  const { vocabSize, maxContext } = engine.card;
+  const prompts = input.prompts ?? builtInPrompts(input.seed, vocabSize, maxContext, budget.prompts);
+  const longest = Math.max(budget.equalityTokens, budget.lawSessionTokens);
+  const room = Math.max(1, maxContext - Math.max(...prompts.map((prompt) => prompt.ids.length)));
+  if (input.prompts !== null) checkPrompts(prompts, engine, 1);
+  const fitted: Budget = {
+    ...budget,
+    equalityTokens: Math.min(budget.equalityTokens, room),
+    lawSessionTokens: Math.min(budget.lawSessionTokens, room),
+  };
+  if (room < longest) input.progress(`Sessions are cut to ${room} tokens, which is what the context holds.`);
+  let sessions = 0;
+  const decoding = (over: Partial<Decoding>): Decoding => ({
+    seed: sessionSeed(input.seed, earlier.runs, sessions++),
+    temperature: 1,
+    topP: 1,
+    topK: 0,
+    maxTokens: 16,
+    stopIds: [],
+    ...over,
+  });
+  input.progress(`${engine.card.name}: interface and bookkeeping`);
+  checks.push(...(await checkInterface({ engine, prompts, observer, decoding })));
+  if (observer.broken || input.signal.aborted) return {};
+  input.progress(`${engine.card.name}: speculation on against off, rule ${engine.card.rule}`);
+  const outcome = await checkLosslessness({
+    engine,
+    plain,
+    prompts,
+    observer,
+    decoding,
+    budget: fitted,
+    seed: input.seed,
+    rowTolerance: input.rowTolerance,
+    signal: input.signal,
+    now,
+    earlier: earlier.earnings,
+  });
+  checks.push(...outcome.checks, booksCheck(observer));
+  return outcome.earnings;
+}
+
+function sessionsCheck(observer: Observer): Check {
+  return concluded(
+    {
+      id: 'sessions',
+      question: 'Did every session run to its end?',
+      would: 'any session that throws, hangs, dies, overruns its limit or returns a malformed round',
+      of: 'sessions',
+    },
+    observer.sessions,
+    observer.faults.map(({ session, kind, message }) => `${session}: ${kind}: ${message}`),
+    `${observer.sessions} sessions ended by a stop id or at their limit.`,
+  );
+}
+
+function booksCheck(observer: Observer): Check {
+  const found = concluded(
+    {
+      id: 'books',
+      question: 'Do the counts, tokens, ends and clocks of every round add up?',
+      would:
+        'any token after a stop or over the limit, any accepted draft that was not emitted, any block larger than declared, any round said to take longer than the harness waited',
+      of: 'rounds',
+    },
+    observer.rounds,
+    observer.violations.map(({ session, round, text }) => `${session}, round ${round ?? 'none'}: ${text}`),
+    `${observer.rounds} rounds checked.`,
+  );
+  return found.outcome === 'refuted' ? { ...found, outcome: 'internally inconsistent' } : found;
+}
+
+function refutedEarlier(text: string): Check {
+  return {
+    id: 'earlier runs',
+    question: 'Was this build refuted before?',
+    outcome: 'refuted',
+    evidence: `It was, and evidence is not discarded: ${text}`,
+    wouldHaveCaught: null,
+    n: 1,
+    of: 'runs',
+    logE: null,
+    decisive: false,
+  };
+}
+
+function without(all: Earnings, before: Earnings): Earnings {
+  return Object.fromEntries(
+    Object.entries(all).map(([process, components]) => [
+      process,
+      Object.fromEntries(
+        Object.entries(components).map(([name, value]) => [name, value - (before[process]?.[name] ?? 0)]),
+      ),
+    ]),
+  );
+}

@@ -1,0 +1,196 @@
+/**
+ * Runs one session after another and trusts none of them: every step has a time limit, every round a shape, every session
+ * an end. Keeps what the bookkeeping checks need and forgets the rows, which are large.
+ */
+import { RoundRow } from '../bundle/rows.ts';
+import type { Decoding, Engine, Round, Session } from '../engine.ts';
+import { checkBooks, type Violation } from '../verify/books.ts';
+
+export interface GatePrompt {
+  readonly name: string;
+  readonly ids: readonly number[];
+}
+
+export interface Fault {
+  readonly session: string;
+  readonly kind: string;
+  readonly message: string;
+}
+
+export interface Observed {
+  readonly session: string;
+  readonly rounds: readonly Round[];
+  readonly tokens: readonly number[];
+  /** The parameters as the engine repeats them; undefined when it does not. */
+  readonly echo: unknown;
+  readonly fault: Fault | null;
+}
+
+class Late extends Error {
+  override readonly name = 'Late';
+}
+
+export async function within<T>(milliseconds: number, what: string, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Late(`no answer to ${what} within ${milliseconds} ms`)), milliseconds);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Faults after which an engine is not asked again. */
+const FINAL: readonly string[] = ['died', 'hung', 'garbage', 'oversize', 'unknown id'];
+const MOST_FAULTS = 3;
+
+export class Observer {
+  readonly faults: Fault[] = [];
+  readonly violations: Violation[] = [];
+  /** Sessions that the caller abandoned, which need no end. */
+  sessions = 0;
+  rounds = 0;
+  tokens = 0;
+  readonly #stepMs: number;
+
+  constructor(stepMs: number) {
+    this.#stepMs = stepMs;
+  }
+
+  /** Whether there is any use in asking on. */
+  get broken(): boolean {
+    return this.faults.length >= MOST_FAULTS || this.faults.some((fault) => FINAL.includes(fault.kind));
+  }
+
+  /** Runs a session to its end. Rejects only with an EnvironmentError, or an InputError of open(). */
+  async run(engine: Engine, prompt: GatePrompt, decoding: Decoding, label: string): Promise<Observed> {
+    const session = `${label}/${prompt.name}/seed ${decoding.seed}`;
+    let opened: Session;
+    try {
+      opened = await within(this.#stepMs, 'open', engine.open(prompt.ids, decoding));
+    } catch (error) {
+      if (['EnvironmentError', 'InputError'].includes((error as Error).name)) throw error;
+      return { session, rounds: [], tokens: [], echo: undefined, fault: this.#fault(session, error) };
+    }
+    const observed = await this.finish(engine, opened, prompt, decoding, session, []);
+    await within(this.#stepMs, 'close', opened.close()).catch((error: unknown) => this.#fault(session, error));
+    return observed;
+  }
+
+  /** Steps an open session to its end; `before` are its rounds so far. */
+  async finish(
+    engine: Engine,
+    opened: Session,
+    prompt: GatePrompt,
+    decoding: Decoding,
+    session: string,
+    before: readonly Round[],
+  ): Promise<Observed> {
+    const rounds: Round[] = [...before];
+    const rows: RoundRow[] = [];
+    let fault: Fault | null = null;
+    this.sessions += 1;
+    for (const round of before) rows.push(rowOf(session, rows.length, round, round.hostNs.total) as RoundRow);
+    while (rows.at(-1)?.finish == null) {
+      try {
+        const started = process.hrtime.bigint();
+        const round = await within(this.#stepMs, `round ${rows.length}`, opened.step());
+        const row = rowOf(session, rows.length, round, Number(process.hrtime.bigint() - started));
+        if (typeof row === 'string') {
+          fault = this.#record(session, 'malformed', `round ${rows.length}: ${row}`);
+          break;
+        }
+        rows.push(row);
+        rounds.push(round);
+      } catch (error) {
+        if ((error as Error).name === 'EnvironmentError') throw error;
+        fault = this.#fault(session, error);
+        break;
+      }
+      const emitted = rows.reduce((sum, row) => sum + row.committed.length, 0);
+      if (emitted > decoding.maxTokens || rows.length > decoding.maxTokens + 1) {
+        fault = this.#record(session, 'overran', `${emitted} tokens in ${rows.length} rounds of ${decoding.maxTokens}`);
+        break;
+      }
+    }
+    this.rounds += rows.length;
+    const tokens = rows.flatMap((row) => row.committed);
+    this.tokens += tokens.length;
+    this.violations.push(...books(engine, prompt, decoding, session, rows, fault));
+    return { session, rounds, tokens, echo: (opened as { decoding?: unknown }).decoding, fault };
+  }
+
+  /** As `ask`, but an engine that merely refuses is no fault: it lacks the verb. */
+  async mayRefuse<T>(session: string, what: string, call: () => Promise<T>): Promise<T | null> {
+    return this.ask(session, what, async () => {
+      try {
+        return await call();
+      } catch (error) {
+        const { name, kind } = error as { name?: string; kind?: string };
+        if (name === 'EngineFault' && kind !== 'failed') throw error;
+        return null;
+      }
+    });
+  }
+
+  /** Awaits something that is not a session, with the same time limit; a fault is recorded and gives null. */
+  async ask<T>(session: string, what: string, call: () => Promise<T>): Promise<T | null> {
+    try {
+      return await within(this.#stepMs, what, call());
+    } catch (error) {
+      if ((error as Error).name === 'EnvironmentError') throw error;
+      this.#fault(session, error);
+      return null;
+    }
+  }
+
+  #fault(session: string, error: unknown): Fault {
+    const { name, message, kind } = (error ?? {}) as { name?: string; message?: string; kind?: string };
+    return this.#record(session, name === 'Late' ? 'hung' : (kind ?? 'threw'), message ?? String(error));
+  }
+
+  #record(session: string, kind: string, message: string): Fault {
+    const fault = { session, kind, message };
+    this.faults.push(fault);
+    return fault;
+  }
+}
+
+function books(
+  engine: Engine,
+  prompt: GatePrompt,
+  decoding: Decoding,
+  session: string,
+  rounds: RoundRow[],
+  fault: Fault | null,
+): Violation[] {
+  const { card } = engine;
+  const row = { session, promptTokens: prompt.ids.length, decoding: { ...decoding, stopIds: [...decoding.stopIds] } };
+  const trace = { row, rounds, fault: fault === null ? null : { session, kind: 'threw', message: '' } };
+  return checkBooks(trace as unknown as Parameters<typeof checkBooks>[0], card as Parameters<typeof checkBooks>[1]);
+}
+
+/** The row of a round, or in words what is wrong with its shape. */
+function rowOf(session: string, index: number, round: Round, wallNs: number): RoundRow | string {
+  const result = RoundRow.safeParse({
+    session,
+    index,
+    kind: round?.kind,
+    committed: listed(round?.committed),
+    drafted: listed(round?.drafted),
+    accepted: round?.accepted,
+    finish: round?.finish,
+    ns: round?.hostNs,
+    deviceNs: round?.deviceNs ?? null,
+    wallNs,
+  });
+  if (result.success) return result.data;
+  const issue = result.error.issues[0]!;
+  return `${issue.path.join('.')}: ${issue.message}`;
+}
+
+function listed(ids: unknown): unknown {
+  return ArrayBuffer.isView(ids) ? Array.from(ids as unknown as ArrayLike<number>) : ids;
+}
