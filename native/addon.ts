@@ -2,11 +2,13 @@
  * The typed mirror of native/addon: what the compiled addon exports, and the one place that loads it. Faults of the addon carry
  * a `code`; `callAddon` turns them into the two error classes of this side.
  */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import type { AttentionPlan, LayerPlan, TensorRecord } from './checkpoint/index.ts';
-import { EnvironmentError, InputError } from './errors.ts';
+import { EnvironmentError, InputError, LogitsError } from './errors.ts';
 
 export type Activations = 'bf16' | 'fp8';
 
@@ -40,6 +42,17 @@ export interface NativeDraft extends Omit<AttentionPlan, 'kind' | 'fusedGroups'>
   readonly maskTokenId: number;
   readonly maskEmbedding: Float32Array;
   readonly tensors: readonly TensorRecord[];
+}
+
+/** Tables of logits in place of networks; shapes as in ToyTables of native/toy.ts. */
+export interface NativeToy {
+  readonly vocab: number;
+  readonly order: number;
+  readonly block: number;
+  readonly maxContext: number;
+  readonly targetLogits: Float32Array;
+  readonly draftLogits: Float32Array;
+  readonly allowNan: boolean;
 }
 
 export interface NativeSessionOptions {
@@ -96,6 +109,7 @@ export interface NativeModel {
 
 export interface Addon {
   load(checkpoint: NativeCheckpoint): Promise<NativeModel>;
+  loadToy(toy: NativeToy): Promise<NativeModel>;
   instructionSets(): string[];
 }
 
@@ -123,7 +137,15 @@ export function addon(): Addon {
   return loaded;
 }
 
-/** Runs `call`; a fault of the addon leaves as InputError or EnvironmentError. */
+let digestOfAddon: Promise<string> | null = null;
+
+/** `sha256:<hex>` of the compiled addon. */
+export function addonDigest(): Promise<string> {
+  digestOfAddon ??= readFile(addonFile()).then((build) => `sha256:${createHash('sha256').update(build).digest('hex')}`);
+  return digestOfAddon;
+}
+
+/** Runs `call`; a fault of the addon leaves as InputError, EnvironmentError or LogitsError. */
 export async function callAddon<T>(call: () => T | Promise<T>): Promise<T> {
   try {
     return await call();
@@ -131,6 +153,7 @@ export async function callAddon<T>(call: () => T | Promise<T>): Promise<T> {
     const { code, message } = error as { code?: string; message: string };
     if (code === 'KILOTOKEN_INPUT') throw new InputError(message);
     if (code === 'KILOTOKEN_ENVIRONMENT') throw new EnvironmentError(message);
+    if (code === 'KILOTOKEN_LOGITS') throw new LogitsError(message);
     throw error;
   }
 }

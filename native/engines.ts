@@ -2,41 +2,20 @@
  * The engines of this repository behind the harness's seam. One loaded model gives any number of engines: plain (block 1) and
  * speculative ones share its weights, so that two engines of a comparison differ in nothing but the block and the rule.
  */
-import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import os from 'node:os';
-import type { Decoding, Engine, EngineCard, Round, Score, Session, VerificationRule } from '../harness/engine.ts';
-import {
-  type Activations,
-  addon,
-  addonFile,
-  callAddon,
-  type NativeModel,
-  type NativeRound,
-  type NativeScored,
-  type NativeSession,
-} from './addon.ts';
+import type { Engine, EngineCard, VerificationRule } from '../harness/engine.ts';
+import { type Activations, addon, addonDigest, callAddon, type NativeModel } from './addon.ts';
 import { type Checkpoint, describeNumerics, openCheckpoint } from './checkpoint/index.ts';
 import { EnvironmentError, InputError } from './errors.ts';
+import { checkedOptions, type EngineOptions, NativeEngine, processorName, SCORE_CHUNK } from './sessions.ts';
 
-const RULES: readonly VerificationRule[] = ['match', 'reject', 'coupled'];
-/** Rows a scoring step carries; any number gives the same bits. */
-const SCORE_CHUNK = 64;
+export type { EngineOptions } from './sessions.ts';
+export { ToyModel, type ToyTables } from './toy.ts';
 
 export interface LoadOptions {
   /** Default: as the checkpoint's config says. */
   readonly activations?: Activations;
   /** One of the addon's instruction sets, for tests; default the widest this machine has. All give the same bits. */
   readonly instructionSet?: string;
-}
-
-export interface EngineOptions {
-  /** Anchor and drafts: 1 is plain decoding, 2 .. the draft's block size speculates. Default: the draft's, or 1 without one. */
-  readonly blockSize?: number;
-  /** Default `match`. */
-  readonly rule?: VerificationRule;
-  /** Rounds carry the rows and uniforms that decided them. */
-  readonly replay?: boolean;
 }
 
 export interface ScoredCase {
@@ -95,28 +74,19 @@ export class CpuModel {
         instructionSet,
       }),
     );
-    const [weightsDigest, draftDigest, build] = await Promise.all([
+    const [weightsDigest, draftDigest, buildDigest] = await Promise.all([
       checkpoint.weightsDigest(),
       checkpoint.draftDigest(),
-      readFile(addonFile()),
+      addonDigest(),
     ]);
-    const buildDigest = `sha256:${createHash('sha256').update(build).digest('hex')}`;
     return new CpuModel(checkpoint, model, { weightsDigest, draftDigest, buildDigest, activations, instructionSet });
   }
 
   /** @throws InputError for a rule or a block size that this checkpoint cannot be decoded with */
   engine(options: EngineOptions = {}): Engine {
     const longest = this.checkpoint.draft?.blockSize ?? 1;
-    const { blockSize = longest, rule = 'match', replay = false } = options;
-    if (!Number.isInteger(blockSize) || blockSize < 1 || blockSize > longest) {
-      const reason =
-        this.checkpoint.draft === null
-          ? 'the checkpoint has no draft, so only 1 can be decoded'
-          : `1 .. ${longest} can be decoded`;
-      throw new InputError(`block size ${blockSize}: ${reason}`);
-    }
-    if (!RULES.includes(rule)) throw new InputError(`unknown rule ${JSON.stringify(rule)}; use ${RULES.join(', ')}`);
-    return new CpuEngine(this.#native, this.#card(blockSize, rule), replay);
+    const { blockSize, rule, replay } = checkedOptions(options, longest, 'the checkpoint');
+    return new NativeEngine(this.#native, this.#card(blockSize, rule), replay);
   }
 
   /**
@@ -146,12 +116,11 @@ export class CpuModel {
 
   #card(blockSize: number, rule: VerificationRule): EngineCard {
     const { activations, instructionSet, ...digests } = this.#facts;
-    const processor = os.cpus()[0]?.model.trim() ?? process.arch;
     return {
       name: 'cpu',
       ...digests,
       numerics: describeNumerics(this.checkpoint, activations),
-      device: `${processor} (${instructionSet})`,
+      device: `${processorName()} (${instructionSet})`,
       topology: 'one thread a session',
       tensorParallel: 1,
       blockSize,
@@ -171,64 +140,4 @@ async function inCase<T>(index: number, call: () => Promise<T>): Promise<T> {
     if (error instanceof InputError) throw new InputError(`case ${index}: ${error.message}`);
     throw error;
   }
-}
-
-class CpuEngine implements Engine {
-  readonly card: EngineCard;
-  readonly #native: NativeModel;
-  readonly #replay: boolean;
-  #closed = false;
-
-  constructor(native: NativeModel, card: EngineCard, replay: boolean) {
-    this.#native = native;
-    this.card = card;
-    this.#replay = replay;
-  }
-
-  async open(prompt: readonly number[], decoding: Decoding): Promise<Session> {
-    this.#check();
-    const { blockSize, rule } = this.card;
-    const options = { ...decoding, blockSize, rule, replay: this.#replay };
-    return new CpuSession(await callAddon(() => this.#native.open(prompt, options)));
-  }
-
-  async score(prefix: readonly number[], next: readonly number[]): Promise<Score> {
-    this.#check();
-    if (prefix.length === 0) throw new InputError('the prefix is empty');
-    if (next.length === 0) return { logprobs: [] };
-    const scored: NativeScored = await callAddon(() => this.#native.score([...prefix, ...next], 0, SCORE_CHUNK));
-    return { logprobs: scored.nextLogprobs.slice(prefix.length - 1) };
-  }
-
-  async close(): Promise<void> {
-    this.#closed = true;
-  }
-
-  #check(): void {
-    if (this.#closed) throw new InputError('the engine is closed');
-  }
-}
-
-class CpuSession implements Session {
-  readonly #native: NativeSession;
-
-  constructor(native: NativeSession) {
-    this.#native = native;
-  }
-
-  async step(): Promise<Round> {
-    return toRound(await callAddon(() => this.#native.step()));
-  }
-
-  async fork(): Promise<Session> {
-    return new CpuSession(await callAddon(() => this.#native.fork()));
-  }
-
-  async close(): Promise<void> {
-    this.#native.close();
-  }
-}
-
-function toRound({ draftNs, verifyNs, totalNs, ...round }: NativeRound): Round {
-  return { ...round, deviceNs: null, hostNs: { draft: draftNs, verify: verifyNs, total: totalNs } };
 }

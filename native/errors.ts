@@ -13,6 +13,11 @@ export class EnvironmentError extends Error {
   override readonly name = 'EnvironmentError';
 }
 
+/** The model computed a row that no law can be made of: a NaN or infinite logit, or no token at all. Not the caller's fault. */
+export class LogitsError extends Error {
+  override readonly name = 'LogitsError';
+}
+
 /**
  * A string taken from a file, made fit for a one-line message: quoted, control characters escaped, cut at 120 characters.
  */

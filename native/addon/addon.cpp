@@ -21,6 +21,17 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   });
 }
 
+// loadToy(tables) -> Promise<Model>
+Napi::Value load_toy_tables(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    return PromiseWorker<std::shared_ptr<const Model>>::start(
+        info.Env(), [spec = toy_spec_of(info[0])] { return load_toy(spec); },
+        [](Napi::Env env, std::shared_ptr<const Model>& model) -> Napi::Value {
+          return ModelObject::create(env, std::move(model));
+        });
+  });
+}
+
 // instructionSets() -> names of the ops tables this processor can run, best first
 Napi::Value instruction_sets(const Napi::CallbackInfo& info) {
   size_t count = 0;
@@ -36,6 +47,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   data->model_class = Napi::Persistent(ModelObject::define(env));
   data->session_class = Napi::Persistent(SessionObject::define(env));
   exports.Set("load", Napi::Function::New<load>(env, "load"));
+  exports.Set("loadToy", Napi::Function::New<load_toy_tables>(env, "loadToy"));
   exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));
   return exports;
 }

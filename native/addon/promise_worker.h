@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "native/engine/fault.h"
+#include "reference/cpu/sampling.h"
 
 namespace kilotoken {
 
@@ -22,6 +23,7 @@ inline Napi::Error error_with_code(Napi::Env env, const std::string& message, co
 
 inline constexpr const char* kInputCode = "KILOTOKEN_INPUT";
 inline constexpr const char* kEnvironmentCode = "KILOTOKEN_ENVIRONMENT";
+inline constexpr const char* kLogitsCode = "KILOTOKEN_LOGITS";
 
 // Runs `body` on the JavaScript thread; faults leave as JavaScript exceptions.
 template <class Body>
@@ -60,6 +62,8 @@ class PromiseWorker final : public Napi::AsyncWorker {
       fail(fault.what(), kInputCode);
     } catch (const EnvironmentFault& fault) {
       fail(fault.what(), kEnvironmentCode);
+    } catch (const LogitsFault& fault) {
+      fail(fault.what(), kLogitsCode);
     } catch (const std::bad_alloc&) {
       fail("out of memory", kEnvironmentCode);
     } catch (const std::length_error&) {

@@ -193,6 +193,19 @@ ModelSpec model_spec_of(const Napi::Value& value) {
   return spec;
 }
 
+ToySpec toy_spec_of(const Napi::Value& value) {
+  const Fields fields(value, "toy");
+  ToySpec spec;
+  spec.vocab = fields.count("vocab");
+  spec.order = fields.count("order");
+  spec.block = fields.count("block");
+  spec.max_context = fields.count("maxContext");
+  spec.target_logits = floats_of(fields.value("targetLogits"), fields.path("targetLogits"));
+  spec.draft_logits = floats_of(fields.value("draftLogits"), fields.path("draftLogits"));
+  spec.allow_nan = fields.flag("allowNan");
+  return spec;
+}
+
 Decoding decoding_of(const Fields& fields, size_t vocab) {
   Decoding decoding;
   const std::string seed = fields.text("seed");

@@ -10,6 +10,7 @@
 
 #include "native/engine/model.h"
 #include "native/engine/spec.h"
+#include "native/engine/toy.h"
 
 namespace kilotoken {
 
@@ -40,6 +41,7 @@ std::vector<int32_t> ids_of(const Napi::Value& value, const std::string& name, s
 uint64_t count_of(const Napi::Value& value, const std::string& name);
 
 ModelSpec model_spec_of(const Napi::Value& value);
+ToySpec toy_spec_of(const Napi::Value& value);
 Decoding decoding_of(const Fields& fields, size_t vocab);
 SessionOptions session_options_of(const Fields& fields);
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <stdexcept>
+#include <string>
 
 #include "core/ties.h"
 
@@ -50,8 +50,13 @@ void keep_top_p(double top_p, std::vector<double>& p) {
 }  // namespace
 
 void check_logits(const float* logits, size_t vocab) {
-  for (size_t i = 0; i < vocab; ++i)
-    if (!std::isfinite(logits[i])) throw std::runtime_error("the model produced a logit that is not finite");
+  bool any = false;
+  for (size_t i = 0; i < vocab; ++i) {
+    if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity())
+      throw LogitsFault("the model produced a logit that is not a number, for token " + std::to_string(i));
+    any = any || std::isfinite(logits[i]);
+  }
+  if (!any) throw LogitsFault("the model produced a row without any token");
 }
 
 void processed_row(const float* logits, size_t vocab, const Filters& filters, std::vector<double>& p) {

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 namespace kilotoken {
@@ -16,7 +17,12 @@ struct Filters {
   size_t top_k = 0;        // 0 keeps all
 };
 
-// logits, p: [vocab]. Throws std::runtime_error on a logit that is not finite.
+// A row no law can be made of: a NaN, +infinity, or no token above -infinity. Such a model cannot be decoded.
+struct LogitsFault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// logits, p: [vocab]; -infinity is probability 0. Throws LogitsFault.
 void processed_row(const float* logits, size_t vocab, const Filters& filters, std::vector<double>& p);
 
 // out: natural logarithms of p, -infinity where p is 0.
@@ -25,7 +31,7 @@ void log_row(const std::vector<double>& p, std::vector<double>& out);
 // log softmax of raw logits, no filter: what scoring reports. Throws as above.
 void log_softmax(const float* logits, size_t vocab, std::vector<double>& out);
 
-// Throws if a logit is not finite; such a model cannot be decoded.
+// Throws LogitsFault, naming the token.
 void check_logits(const float* logits, size_t vocab);
 
 }  // namespace kilotoken

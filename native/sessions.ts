@@ -1,0 +1,95 @@
+/**
+ * Sessions of the addon behind the harness's seam, whatever model they decode: a checkpoint's or a toy's.
+ */
+import os from 'node:os';
+import type { Decoding, Engine, EngineCard, Round, Score, Session, VerificationRule } from '../harness/engine.ts';
+import { callAddon, type NativeModel, type NativeRound, type NativeScored, type NativeSession } from './addon.ts';
+import { InputError } from './errors.ts';
+
+const RULES: readonly VerificationRule[] = ['match', 'reject', 'coupled'];
+/** Rows a scoring step carries; any number gives the same bits. */
+export const SCORE_CHUNK = 64;
+
+export interface EngineOptions {
+  /** Anchor and drafts: 1 is plain decoding, 2 .. the draft's block size speculates. Default: the draft's, or 1 without one. */
+  readonly blockSize?: number;
+  /** Default `match`. */
+  readonly rule?: VerificationRule;
+  /** Rounds carry the rows and uniforms that decided them. */
+  readonly replay?: boolean;
+}
+
+/** Options with their defaults. `longest`: the draft's block, 1 without a draft. Throws InputError, naming `owner`. */
+export function checkedOptions(options: EngineOptions, longest: number, owner: string): Required<EngineOptions> {
+  const { blockSize = longest, rule = 'match', replay = false } = options;
+  if (!Number.isInteger(blockSize) || blockSize < 1 || blockSize > longest) {
+    const reason = longest === 1 ? `${owner} has no draft, so only 1 can be decoded` : `1 .. ${longest} can be decoded`;
+    throw new InputError(`block size ${blockSize}: ${reason}`);
+  }
+  if (!RULES.includes(rule)) throw new InputError(`unknown rule ${JSON.stringify(rule)}; use ${RULES.join(', ')}`);
+  return { blockSize, rule, replay };
+}
+
+export function processorName(): string {
+  return os.cpus()[0]?.model.trim() ?? process.arch;
+}
+
+export class NativeEngine implements Engine {
+  readonly card: EngineCard;
+  readonly #native: NativeModel;
+  readonly #replay: boolean;
+  #closed = false;
+
+  constructor(native: NativeModel, card: EngineCard, replay: boolean) {
+    this.#native = native;
+    this.card = card;
+    this.#replay = replay;
+  }
+
+  async open(prompt: readonly number[], decoding: Decoding): Promise<Session> {
+    this.#check();
+    const { blockSize, rule } = this.card;
+    const options = { ...decoding, blockSize, rule, replay: this.#replay };
+    return new NativeEngineSession(await callAddon(() => this.#native.open(prompt, options)));
+  }
+
+  async score(prefix: readonly number[], next: readonly number[]): Promise<Score> {
+    this.#check();
+    if (prefix.length === 0) throw new InputError('the prefix is empty');
+    if (next.length === 0) return { logprobs: [] };
+    const scored: NativeScored = await callAddon(() => this.#native.score([...prefix, ...next], 0, SCORE_CHUNK));
+    return { logprobs: scored.nextLogprobs.slice(prefix.length - 1) };
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+  }
+
+  #check(): void {
+    if (this.#closed) throw new InputError('the engine is closed');
+  }
+}
+
+class NativeEngineSession implements Session {
+  readonly #native: NativeSession;
+
+  constructor(native: NativeSession) {
+    this.#native = native;
+  }
+
+  async step(): Promise<Round> {
+    return toRound(await callAddon(() => this.#native.step()));
+  }
+
+  async fork(): Promise<Session> {
+    return new NativeEngineSession(await callAddon(() => this.#native.fork()));
+  }
+
+  async close(): Promise<void> {
+    this.#native.close();
+  }
+}
+
+function toRound({ draftNs, verifyNs, totalNs, ...round }: NativeRound): Round {
+  return { ...round, deviceNs: null, hostNs: { draft: draftNs, verify: verifyNs, total: totalNs } };
+}

@@ -1,0 +1,112 @@
+/**
+ * Tables of logits as a target and a draft inside the real engine: decode loop, caches, sampling and stop ids are the ones that
+ * decode a checkpoint; only the networks are replaced by a look-up. What it emits has a law that can be enumerated.
+ */
+import { createHash } from 'node:crypto';
+import type { Engine } from '../harness/engine.ts';
+import { addon, addonDigest, callAddon, type NativeModel } from './addon.ts';
+import { InputError } from './errors.ts';
+import { checkedOptions, type EngineOptions, NativeEngine, processorName } from './sessions.ts';
+
+/**
+ * A Markov target of order m and a draft whose rows depend on the committed prefix, anchor included, and the slot. A context is
+ * the last m ids as a number in base V, the oldest the most significant digit; where a sequence has fewer, 0 stands for them.
+ * Logits are kept as binary32; -Infinity is a token of probability 0.
+ */
+export interface ToyTables {
+  readonly vocab: number;
+  /** m, 1 or more. */
+  readonly order: number;
+  /** [vocab^order][vocab], flat. */
+  readonly targetLogits: Float64Array | Float32Array;
+  /** [vocab^order][block - 1][vocab], flat; empty with block 1. */
+  readonly draftLogits: Float64Array | Float32Array;
+  /** Longest block: the anchor and its drafts, 1 .. 64; 1 has no draft. */
+  readonly block: number;
+  /** Prompt and output together, 2 or more. */
+  readonly maxContext: number;
+  /** Lets tables hold NaN and +Infinity, so that what the engine does with a broken model can be seen. Default false. */
+  readonly allowNan?: boolean;
+}
+
+interface Digests {
+  readonly weightsDigest: string;
+  readonly draftDigest: string;
+  readonly buildDigest: string;
+}
+
+const NUMERICS = {
+  id: 'logits=fp32-table;kv=token-ids',
+  experts: 'none',
+  linears: 'none',
+  activations: 'none',
+  kv: 'token ids',
+} as const;
+
+export class ToyModel {
+  readonly vocab: number;
+  readonly block: number;
+  readonly maxContext: number;
+  readonly #native: NativeModel;
+  readonly #digests: Digests;
+
+  private constructor(tables: ToyTables, native: NativeModel, digests: Digests) {
+    this.vocab = tables.vocab;
+    this.block = tables.block;
+    this.maxContext = tables.maxContext;
+    this.#native = native;
+    this.#digests = digests;
+  }
+
+  /** @throws InputError for tables that do not have the sizes named or hold what is no logit, EnvironmentError without an addon */
+  static async load(tables: ToyTables): Promise<ToyModel> {
+    if (typeof tables !== 'object' || tables === null) throw new InputError('toy: tables expected');
+    const { vocab, order, block, maxContext, allowNan = false } = tables;
+    const targetLogits = binary32('targetLogits', tables.targetLogits);
+    const draftLogits = binary32('draftLogits', tables.draftLogits);
+    const native = await callAddon(() =>
+      addon().loadToy({ vocab, order, block, maxContext, targetLogits, draftLogits, allowNan }),
+    );
+    const weightsDigest = digest(`toy target vocab=${vocab} order=${order}`, targetLogits);
+    const draftDigest =
+      block > 1 ? digest(`toy draft vocab=${vocab} order=${order} block=${block}`, draftLogits) : 'none';
+    return new ToyModel(tables, native, { weightsDigest, draftDigest, buildDigest: await addonDigest() });
+  }
+
+  /** @throws InputError for a rule or a block size that this toy cannot be decoded with */
+  engine(options: EngineOptions = {}): Engine {
+    const { blockSize, rule, replay } = checkedOptions(options, this.block, 'the toy');
+    const card = {
+      name: 'toy-cpu',
+      ...this.#digests,
+      numerics: NUMERICS,
+      device: processorName(),
+      topology: 'one thread a session',
+      tensorParallel: 1,
+      blockSize,
+      rule,
+      vocabSize: this.vocab,
+      maxContext: this.maxContext,
+      defects: [],
+      syntheticAcceptance: null,
+    };
+    return new NativeEngine(this.#native, card, replay);
+  }
+
+  /** Sessions that are open stay usable; nothing new can be opened. */
+  async close(): Promise<void> {
+    this.#native.close();
+  }
+}
+
+function binary32(name: string, table: unknown): Float32Array {
+  if (table instanceof Float32Array) return table;
+  if (table instanceof Float64Array) return new Float32Array(table);
+  throw new InputError(`toy: ${name} must be a Float64Array or a Float32Array`);
+}
+
+/** sha256 of a line of sizes and the binary32 values, little-endian. */
+function digest(sizes: string, table: Float32Array): string {
+  const bytes = Buffer.from(table.buffer, table.byteOffset, table.byteLength);
+  return `sha256:${createHash('sha256').update(`${sizes}\n`).update(bytes).digest('hex')}`;
+}
