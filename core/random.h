@@ -41,10 +41,13 @@ KT_HD constexpr double uniform(uint64_t seed, uint32_t position, Stream stream, 
 }
 
 // Standard Gumbel noise of one (position, token); even tokens take words 0 and 1 of their counter, odd tokens words 2 and 3.
-KT_HD inline double gumbel(uint64_t seed, uint32_t position, uint32_t token) {
+KT_HD constexpr double gumbel_uniform(uint64_t seed, uint32_t position, uint32_t token) {
   const PhiloxWords w = random_words(seed, position, Stream::kGumbel, token >> 1, /*round=*/0);
-  const double u = (token & 1u) ? uniform52(w.x[2], w.x[3]) : uniform52(w.x[0], w.x[1]);
-  return -std::log(-std::log(u));
+  return (token & 1u) ? uniform52(w.x[2], w.x[3]) : uniform52(w.x[0], w.x[1]);
+}
+
+KT_HD inline double gumbel(uint64_t seed, uint32_t position, uint32_t token) {
+  return -std::log(-std::log(gumbel_uniform(seed, position, token)));
 }
 
 }  // namespace kilotoken

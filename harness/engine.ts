@@ -82,7 +82,19 @@ export interface RoundReplay {
     readonly stream: string;
     readonly position: number;
     readonly round: number;
+    /** Third word of the counter; absent: 0. */
+    readonly draw?: number;
     readonly u: number;
+  }[];
+  /**
+   * Under `coupled`: the noise behind every token picked, in order of use, the drafts first. u: [V], in (0, 1); the noise of a
+   * token is -log(-log u[token]). Draft and target of one position share it by design.
+   */
+  readonly noise?: readonly {
+    readonly of: 'draft' | 'target';
+    readonly position: number;
+    readonly round: number;
+    readonly u: Float64Array;
   }[];
 }
 

@@ -80,7 +80,8 @@ export interface NativeRound {
   readonly replay?: {
     readonly p: Float64Array[];
     readonly q: Float64Array[];
-    readonly uniforms: { stream: string; position: number; round: number; u: number }[];
+    readonly uniforms: { stream: string; position: number; round: number; draw: number; u: number }[];
+    readonly noise?: { of: 'draft' | 'target'; position: number; round: number; u: Float64Array }[];
   };
 }
 

@@ -14,13 +14,15 @@ Napi::Array numbers(Napi::Env env, const std::vector<T>& from) {
   return out;
 }
 
+Napi::Float64Array row(Napi::Env env, const std::vector<double>& from) {
+  Napi::Float64Array out = Napi::Float64Array::New(env, from.size());
+  std::copy(from.begin(), from.end(), out.Data());
+  return out;
+}
+
 Napi::Array rows(Napi::Env env, const std::vector<std::vector<double>>& from) {
   Napi::Array out = Napi::Array::New(env, from.size());
-  for (size_t i = 0; i < from.size(); ++i) {
-    Napi::Float64Array row = Napi::Float64Array::New(env, from[i].size());
-    std::copy(from[i].begin(), from[i].end(), row.Data());
-    out.Set(static_cast<uint32_t>(i), row);
-  }
+  for (size_t i = 0; i < from.size(); ++i) out.Set(static_cast<uint32_t>(i), row(env, from[i]));
   return out;
 }
 
@@ -43,10 +45,21 @@ Napi::Object replay_to_js(Napi::Env env, const Replay& replay) {
     item.Set("stream", name_of(use.stream));
     item.Set("position", use.position);
     item.Set("round", use.round);
+    item.Set("draw", 0);
     item.Set("u", use.u);
     uniforms.Set(static_cast<uint32_t>(i), item);
   }
+  Napi::Array noise = Napi::Array::New(env, replay.noise.size());
+  for (size_t i = 0; i < replay.noise.size(); ++i) {
+    Napi::Object item = Napi::Object::New(env);
+    item.Set("of", replay.noise[i].draft ? "draft" : "target");
+    item.Set("position", replay.noise[i].position);
+    item.Set("round", 0);
+    item.Set("u", row(env, replay.noise[i].u));
+    noise.Set(static_cast<uint32_t>(i), item);
+  }
   Napi::Object out = Napi::Object::New(env);
+  if (!replay.noise.empty()) out.Set("noise", noise);
   out.Set("p", rows(env, replay.p));
   out.Set("q", rows(env, replay.q));
   out.Set("uniforms", uniforms);

@@ -131,7 +131,7 @@ void Session::draft_block(size_t block, Round& round) {
     const bool coupled = options_.rule == Rule::kCoupled;
     if (coupled || options_.replay) log_row(draft_rows_[i], log_p_);
     if (options_.replay) round.replay.q.push_back(log_p_);
-    round.drafted.push_back(coupled ? coupled_pick(log_p_.data(), static_cast<int>(vocab), decoding_.seed, position)
+    round.drafted.push_back(coupled ? coupled_token(position, /*draft=*/true, round)
                                     : inverse_cdf(draft_rows_[i].data(), static_cast<int>(vocab),
                                                   draw(Stream::kDraftSample, position, round_index_, round)));
   }
@@ -145,7 +145,7 @@ int32_t Session::target_token(const float* logits, uint32_t position, Round& rou
   processed_row(logits, target_->vocab_size(), filters(), p_);
   if (options_.rule == Rule::kCoupled) {
     log_row(p_, log_p_);
-    return coupled_pick(log_p_.data(), vocab, decoding_.seed, position);
+    return coupled_token(position, /*draft=*/false, round);
   }
   return inverse_cdf(p_.data(), vocab, draw(Stream::kTargetSample, position, /*round=*/0, round));
 }
@@ -183,6 +183,17 @@ void Session::verify_by_rejection(size_t block, Round& round) {
     round.committed.push_back(inverse_cdf(residual_.data(), static_cast<int>(vocab), u));
     return;
   }
+}
+
+// argmax(log_p_ + noise of the position).
+int32_t Session::coupled_token(uint32_t position, bool draft, Round& round) const {
+  if (options_.replay) {
+    std::vector<double> u(log_p_.size());
+    for (size_t token = 0; token < u.size(); ++token)
+      u[token] = gumbel_uniform(decoding_.seed, position, static_cast<uint32_t>(token));
+    round.replay.noise.push_back({draft, position, std::move(u)});
+  }
+  return coupled_pick(log_p_.data(), static_cast<int>(log_p_.size()), decoding_.seed, position);
 }
 
 double Session::draw(Stream stream, uint32_t position, uint32_t index, Round& round) const {

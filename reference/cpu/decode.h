@@ -31,14 +31,22 @@ struct UniformUse {
   Stream stream;
   uint32_t position;
   uint32_t round;
-  double u;
+  double u;  // of draw 0
+};
+
+// The Gumbel noise of one pick under `coupled`, whose counters are (position, kGumbel, token / 2, round 0).
+struct NoiseUse {
+  bool draft;  // or the target's own token
+  uint32_t position;
+  std::vector<double> u;  // [vocab]; the noise is -log(-log u)
 };
 
 // What decided a round. Rows are natural-log probabilities after the filters; a greedy row is a point mass.
 struct Replay {
   std::vector<std::vector<double>> p;  // one per verified position
   std::vector<std::vector<double>> q;  // one per draft; empty when drafts are plain argmaxes
-  std::vector<UniformUse> uniforms;    // in order of use; Gumbel noise is not listed, it is a function of (seed, position, token)
+  std::vector<UniformUse> uniforms;    // in order of use
+  std::vector<NoiseUse> noise;         // `coupled`, in order of use
 };
 
 struct Round {
@@ -81,6 +89,7 @@ class Session {
   void verify_by_equality(size_t block, Round& round);
   void verify_by_rejection(size_t block, Round& round);
   int32_t target_token(const float* logits, uint32_t position, Round& round);
+  int32_t coupled_token(uint32_t position, bool draft, Round& round) const;
   double draw(Stream stream, uint32_t position, uint32_t index, Round& round) const;
   void record_rows(size_t rows, Round& round) const;
   void commit(Round& round);

@@ -13,7 +13,7 @@ import { decode, finish, randomIds, tokensOf } from './checkpoints.ts';
 import { acceptedLaw, plainLaw, randomTables, type Toy, targetRow, toyOf } from './toys.ts';
 
 const ALPHA = 1e-5;
-const SESSIONS = 8000;
+const SESSIONS = 4000;
 
 /** p-value of counts against a law over the same keys; mass outside the law is a failure of its own. */
 function chiSquare(counts: ReadonlyMap<string, number>, law: ReadonlyMap<string, number>): number {
