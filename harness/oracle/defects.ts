@@ -297,9 +297,10 @@ export const DEFECTS: readonly Defect[] = [
     title: 'a refusal after the first draft emits no correction',
     hook: 'correction',
     anchor: 'vLLM #46899',
-    effects: ['law', 'lengths'],
-    rules: ALL,
-    needs: ['two drafts'],
+    effects: ['law'],
+    // `match` and `coupled` read the position's number again in the next round and emit the token then: no law changes, only
+    // the round's length is not accepted + 1.
+    needs: ['two drafts', 'a temperature above 0'],
     change: { correction: (_view, slot, token) => (slot === 0 ? [token] : []) },
   }),
   defect({

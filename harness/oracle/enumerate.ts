@@ -120,7 +120,7 @@ class Explorer {
     const key = stateKey(state);
     const known = this.#rounds.get(key);
     if (known !== undefined) return known;
-    // Addresses need only differ within a round: no number of an earlier round is read again.
+    // Addresses need only differ within a round: every number that decided something belongs to a token that was emitted.
     const outcomes = outcomesOf((source) => verifyRound(this.#run, state, { position: 0, round: 1 }, source));
     const accepted = new Array<number>(this.#run.model.fixture.block).fill(0);
     let meanTokens = 0;

@@ -66,7 +66,7 @@ export function findDefect(id: string): Defect {
 
 /** Why the defect cannot be seen here, or null. */
 export function invisible(defect: Defect, fixture: Fixture, rule: VerificationRule): string | null {
-  if (!defect.rules.includes(rule)) return `rule ${rule} has no ${defect.hook} for it; ${defect.rules.join(', ')} has`;
+  if (!defect.rules.includes(rule)) return `rule ${rule} does not show it; ${defect.rules.join(', ')} does`;
   const lacks = missing(defect, fixture);
   return lacks.length === 0 ? null : `needs ${lacks.join(' and ')}`;
 }
