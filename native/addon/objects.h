@@ -17,6 +17,7 @@ struct SessionSlot {
   size_t vocab = 0;
   bool busy = false;
   bool closed = false;
+  bool failed = false;  // a step threw; what the session holds is of no further use. Set by the worker, while `busy`
 };
 
 // Per environment: the constructors, and what the next one called takes over.

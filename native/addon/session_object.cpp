@@ -37,6 +37,7 @@ SessionObject::SessionObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<
 SessionSlot& SessionObject::idle_slot() const {
   if (slot_->closed) throw InputFault("the session is closed");
   if (slot_->busy) throw InputFault("the session is busy with another step");
+  if (slot_->failed) throw InputFault("the session failed in an earlier step");
   return *slot_;
 }
 
@@ -47,7 +48,10 @@ Napi::Value SessionObject::step(const Napi::CallbackInfo& info) {
     return PromiseWorker<Round>::start(
         info.Env(),
         [slot = slot_] {
-          return slot->session->step();
+          slot->failed = true;
+          Round round = slot->session->step();
+          slot->failed = false;
+          return round;
         },
         [](Napi::Env env, Round& round) { return round_to_js(env, round); }, [slot = slot_] { release(*slot); });
   });

@@ -103,6 +103,8 @@ void Session::decode(Round& round) {
     std::vector<int32_t> rows{tokens_.back()};
     rows.insert(rows.end(), round.drafted.begin(), round.drafted.end());
     target_->step(*target_state_, rows, 0, out_);
+    // All rows, also those behind a rejected draft: whether a broken model is noticed must not hang on what was drawn.
+    for (size_t i = 0; i < block; ++i) check_logits(out_.logits.data() + i * target_->vocab_size(), target_->vocab_size());
     if (options_.replay) record_rows(block, round);
     if (options_.rule == Rule::kReject && options_.block_size > 1 && !greedy()) verify_by_rejection(block, round);
     else verify_by_equality(block, round);
