@@ -17,7 +17,7 @@ export interface Budget {
   readonly twoSampleTokens: number;
   /** Positions whose rows are computed again by the plain engine. */
   readonly rowPositions: number;
-  /** Sampling ends here even below the token budget; the verdict then says what power is left. */
+  /** Sampling ends here even below the token budget; the verdict then rests on the power that was reached. */
   readonly lawSeconds: number;
   /** False-alarm rate of the whole family of laws, whatever the stopping. */
   readonly alpha: number;
@@ -32,13 +32,13 @@ export const BUDGETS: Readonly<Record<GateName, Budget>> = {
     prompts: 32,
     equalityPrompts: 32,
     equalityTokens: 40,
-    lawTokens: 12_000,
+    lawTokens: 40_000,
     lawSessionTokens: 64,
     scoredTokens: 2_000,
-    twoSampleSessions: 1_200,
-    twoSampleTokens: 3,
+    twoSampleSessions: 2_400,
+    twoSampleTokens: 2,
     rowPositions: 48,
-    lawSeconds: 35,
+    lawSeconds: 22,
     alpha: 1e-6,
     power: 0.999,
     largestBlindDistance: 0.1,

@@ -162,15 +162,22 @@ async function limits({ engine, prompts, observer, decoding }: ConformanceInput)
       problems.push(`${run.tokens.length} tokens at a limit of ${maxTokens} without a stop id`);
     }
   }
-  // Every token of a first run is a stop id of the second: it must stop at once or decode other tokens.
-  const free = await observer.run(engine, prompts[0]!, decoding({ maxTokens: 24 }), 'stop');
-  const stopIds = [...new Set(free.tokens)].slice(0, 8);
-  if (stopIds.length > 0 && !observer.broken) {
-    n += 1;
-    const run = await observer.run(engine, prompts[0]!, decoding({ maxTokens: 64, stopIds }), 'stop');
-    const stop = run.tokens.findIndex((token) => stopIds.includes(token));
-    if (run.fault === null && stop >= 0 && (stop !== run.tokens.length - 1 || run.rounds.at(-1)?.finish !== 'stop')) {
-      problems.push(`stop id ${run.tokens[stop]} at output ${stop} does not end the session`);
+  for (const prompt of prompts.slice(0, 6)) {
+    if (observer.broken) break;
+    const same = decoding({ maxTokens: 48 });
+    const free = await observer.run(engine, prompt, same, 'stop');
+    if (free.fault !== null) continue;
+    for (const at of stopPlaces(free.rounds)) {
+      const stop = free.tokens[at]!;
+      const run = await observer.run(engine, prompt, { ...same, stopIds: [stop] }, 'stop');
+      n += 1;
+      if (run.fault !== null) continue;
+      const expected = free.tokens.slice(0, at + 1).join(' ');
+      if (run.tokens.join(' ') !== expected || run.rounds.at(-1)?.finish !== 'stop') {
+        problems.push(
+          `prompt ${prompt.name}, seed ${same.seed}: with stop id ${stop} due at output ${at}, ${run.tokens.length} tokens come out and the session ends by ${run.rounds.at(-1)?.finish}`,
+        );
+      }
     }
   }
   const { maxContext } = engine.card;
@@ -192,6 +199,25 @@ async function limits({ engine, prompts, observer, decoding }: ConformanceInput)
     problems,
     `${n} sessions ended where they should.`,
   );
+}
+
+/** Outputs whose token appears there first: one inside a round, with accepted tokens behind it, and one at the end of one. */
+function stopPlaces(rounds: readonly Round[]): number[] {
+  const seen = new Set<number>();
+  let at = 0;
+  let inside: number | null = null;
+  let last: number | null = null;
+  for (const { committed } of rounds) {
+    committed.forEach((token, i) => {
+      if (!seen.has(token) && at > 0) {
+        if (i < committed.length - 1) inside = at;
+        else last ??= at;
+      }
+      seen.add(token);
+      at += 1;
+    });
+  }
+  return [inside, last].filter((place) => place !== null);
 }
 
 function sameRounds(a: readonly Round[], b: readonly Round[]): number {

@@ -66,6 +66,7 @@ export async function runGate(input: GateInput): Promise<GateResult> {
     );
   }
   checks.unshift(sessionsCheck(observer));
+  checks.push(booksCheck(observer));
   if (earlier.refutation !== null) checks.push(refutedEarlier(earlier.refutation));
   const result: GateResult = {
     schema: GATE_SCHEMA_ID,
@@ -140,7 +141,7 @@ async function judge(
     now,
     earlier: earlier.earnings,
   });
-  checks.push(...outcome.checks, booksCheck(observer));
+  checks.push(...outcome.checks);
   return outcome.earnings;
 }
 

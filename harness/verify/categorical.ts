@@ -17,6 +17,9 @@ const TILT_COUNT = 8;
 /** Alphabets up to here also get the Krichevsky-Trofimov learner, which is not centred at p. */
 const KT_ALPHABET = 64;
 
+/** A gain on an outcome of denormal probability would overflow; earning less than due is always allowed. */
+const capped = (gain: number): number => Math.min(gain, 600);
+
 /** Writes the alternative law of family `k` into `out`; false where it does not differ from p or does not apply. */
 export type Fill = (k: number, out: Float64Array) => boolean;
 
@@ -101,7 +104,8 @@ export class CategoricalProcess {
     for (let k = 0; k < this.#families.length; k++) {
       if (!fill(k, law)) continue;
       const ratio = law[x]! / px - 1;
-      for (let s = 0; s < SHARES.length; s++) this.mixture.bet(k * SHARES.length + s, Math.log1p(SHARES[s]! * ratio));
+      for (let s = 0; s < SHARES.length; s++)
+        this.mixture.bet(k * SHARES.length + s, capped(Math.log1p(SHARES[s]! * ratio)));
       if (power) this.#addPower(k, p);
     }
     this.#learn(p, x, px, keys);
@@ -149,11 +153,11 @@ export class CategoricalProcess {
       }
       const count = entry.counts.get(x) ?? 0;
       for (const c of CONCENTRATIONS) {
-        this.mixture.bet(component++, Math.log((count / px + c) / (entry.total + c)));
+        this.mixture.bet(component++, capped(Math.log((count / px + c) / (entry.total + c))));
       }
       if (this.#kt) {
         const kt = (count + 0.5) / (entry.total + this.#alphabet / 2);
-        this.mixture.bet(component++, Math.log(0.99 * (kt / px) + 0.01));
+        this.mixture.bet(component++, capped(Math.log(0.99 * (kt / px) + 0.01)));
       }
       entry.counts.set(x, count + 1);
       entry.total += 1;

@@ -89,6 +89,8 @@ export interface RoundLawOptions {
   readonly vocabSize: number;
   readonly rule: VerificationRule;
   readonly seed: string;
+  /** Whether the rounds say how their drafts were drawn; without that only the emission can be judged. */
+  readonly draftsKnown: boolean;
   /** Each so-manieth observation enters the power computation. */
   readonly powerEvery: number;
 }
@@ -153,7 +155,7 @@ export class RoundLaws {
         };
         const where = `after prompt ${prompt}, generated token ${text.length - tokens.length}, seed ${decoding.seed}`;
         this.#token(situation, round.committed[i]!, text, cell, where);
-        if (i < drafts) this.#decision(round, i, p, q, where);
+        if (i < drafts && this.#options.draftsKnown) this.#decision(round, i, p, q, where);
         text.push(round.committed[i]!);
       }
       this.#drafted(round, q, text.length, `of prompt ${prompt}, seed ${decoding.seed}`);

@@ -91,19 +91,29 @@ export class TwoSampleProcess {
     const twin = new TwoSampleProcess(this.#alphabet);
     for (const context of this.#contexts.values()) {
       if (context.pairs === 0) continue;
-      const pooled = [...new Set([...context.counts[0].keys(), ...context.counts[1].keys()])].map((token) => ({
-        token,
-        mass: (context.counts[0].get(token) ?? 0) + (context.counts[1].get(token) ?? 0),
-        sign: random.uniform() < 0.5 ? 1 : -1,
-      }));
+      const tokens = [...new Set([...context.counts[0].keys(), ...context.counts[1].keys()])];
+      const mass = (token: number): number => (context.counts[0].get(token) ?? 0) + (context.counts[1].get(token) ?? 0);
+      const total = context.totals[0] + context.totals[1];
+      // A random half of the mass goes up in one mode by shift / 2, the rest down; the other mode the other way.
+      const shuffled = tokens.map((token) => ({ token, key: random.uniform() })).sort((x, y) => x.key - y.key);
+      const up = new Set<number>();
+      let raised = 0;
+      for (const { token } of shuffled) {
+        if (raised + mass(token) / total > 0.5 && up.size > 0) continue;
+        if (up.size + 1 === tokens.length) break;
+        up.add(token);
+        raised += mass(token) / total;
+      }
+      const possible = up.size === 0 ? 0 : Math.min(shift / 2, raised, 1 - raised);
       const draw = (direction: number): number => {
-        const weight = (entry: (typeof pooled)[number]): number => entry.mass * (1 + direction * entry.sign * shift);
-        let u = random.uniform() * pooled.reduce((sum, entry) => sum + weight(entry), 0);
-        for (const entry of pooled) {
-          u -= weight(entry);
-          if (u < 0) return entry.token;
+        let u = random.uniform();
+        for (const token of tokens) {
+          const share = mass(token) / total;
+          const moved = up.has(token) ? possible / raised : -possible / (1 - raised);
+          u -= possible === 0 ? share : share * (1 + direction * moved);
+          if (u < 0) return token;
         }
-        return pooled[0]!.token;
+        return tokens[0]!;
       };
       const fresh: Context = { counts: [new Map(), new Map()], totals: [0, 0], pairs: 0 };
       for (let i = 0; i < context.pairs; i++) {

@@ -1,0 +1,455 @@
+/**
+ * A second-order Markov chain with a factorised draft and the real accept-reject sampler, for testing the gate: rows are
+ * known exactly, rounds are cheap, and one defect of the catalogue can be switched on. Unlike an honest build, the card
+ * says nothing of the defect: the gate has to find it. Rows in the replay are those of the model, before the sampler's
+ * fault, except where the fault is in the rows themselves.
+ */
+import {
+  type Decoding,
+  type Engine,
+  type EngineCard,
+  InputError,
+  type Round,
+  type Score,
+  type Session,
+} from '../engine.ts';
+import { philox4x32, seedWords, uniform52 } from '../stats/philox.ts';
+import { sha256 } from '../suite/canonical.ts';
+import type { EngineSource } from './plugin.ts';
+
+/** Faults of the sampler, the rows, the state and the limits, by their id in the catalogue. */
+export const MARKOV_DEFECTS = [
+  'M01',
+  'M02',
+  'M03',
+  'M04',
+  'M05',
+  'M06',
+  'M07',
+  'M08',
+  'M09',
+  'M10',
+  'M11',
+  'M12',
+  'M13',
+  'M14',
+  'M15',
+  'M16',
+  'M18',
+  'M19',
+  'M20',
+  'M22',
+  'M23',
+  'M24',
+  'M26',
+  'M27',
+  'M29',
+  'M30',
+  'M31b',
+  'M32',
+  'M37',
+  'M38',
+  'M39',
+  'H02',
+] as const;
+
+/** Rules that keep the law but are not the declared one: only the acceptance law can see them. */
+export const MARKOV_SLOW = ['G03'] as const;
+
+export type MarkovDefect = (typeof MARKOV_DEFECTS)[number] | (typeof MARKOV_SLOW)[number];
+
+export interface MarkovOptions {
+  readonly weights: string;
+  readonly vocabSize: number;
+  readonly blockSize: number;
+  readonly maxContext?: number;
+  /** Rounds carry p and q. Default true. */
+  readonly replay?: boolean;
+  /** score() answers. Default true. */
+  readonly scores?: boolean;
+  readonly defect?: MarkovDefect;
+}
+
+const STREAM = { target: 0, draft: 1, coin: 2, residual: 3, row: 9 } as const;
+/** Rows are functions of few keys, and the sessions of a gate meet them again and again. */
+const MOST_ROWS = 200_000;
+
+class Chain {
+  readonly #options: MarkovOptions;
+  readonly #words: { readonly low: number; readonly high: number };
+  readonly #rows = new Map<string, Float64Array>();
+
+  constructor(options: MarkovOptions) {
+    this.#options = options;
+    this.#words = seedWords(options.weights);
+  }
+
+  target(last: number, before: number, temperature: number, topP: number): Float64Array {
+    return this.#row(`t ${last} ${before} ${temperature} ${topP}`, () =>
+      filtered(this.#weights(last, before, 0), temperature, topP),
+    );
+  }
+
+  /** What the draft proposes `offset` positions ahead; it sees committed tokens only. */
+  draft(last: number, before: number, offset: number, temperature: number, topP: number): Float64Array {
+    return this.#row(`d ${last} ${before} ${offset} ${temperature} ${topP}`, () => {
+      const near = this.#weights(last, before, 0);
+      const own = this.#weights(last, 0, offset + 1);
+      const total = (row: readonly number[]): number => row.reduce((sum, value) => sum + value, 0);
+      const [a, b] = [total(near), total(own)];
+      return filtered(
+        near.map((value, x) => value / a + own[x]! / b),
+        temperature,
+        topP,
+      );
+    });
+  }
+
+  #weights(last: number, before: number, kind: number): number[] {
+    return Array.from({ length: this.#options.vocabSize }, (_, token) => {
+      const words = philox4x32([token, last + 1, before + 1, STREAM.row + kind], this.#words.low, this.#words.high);
+      return Math.exp(3 * uniform52(words[0], words[1]));
+    });
+  }
+
+  #row(key: string, make: () => Float64Array): Float64Array {
+    let row = this.#rows.get(key);
+    if (row === undefined) {
+      row = make();
+      if (this.#rows.size >= MOST_ROWS) this.#rows.clear();
+      this.#rows.set(key, row);
+    }
+    return row;
+  }
+}
+
+/** Temperature, then nucleus; temperature 0 is one-hot at the first maximum. */
+function filtered(weights: readonly number[], temperature: number, topP: number): Float64Array {
+  if (temperature === 0) {
+    const best = weights.indexOf(Math.max(...weights));
+    return Float64Array.from(weights, (_, x) => (x === best ? 1 : 0));
+  }
+  const row = normalised(Float64Array.from(weights, (weight) => weight ** (1 / temperature)));
+  if (topP === 1) return row;
+  const order = [...row.keys()].sort((a, b) => row[b]! - row[a]! || a - b);
+  let mass = 0;
+  for (const x of order) {
+    const before = mass;
+    mass += row[x]!;
+    if (before >= topP) row[x] = 0;
+  }
+  return normalised(row);
+}
+
+function normalised(row: Float64Array): Float64Array {
+  const sum = row.reduce((total, value) => total + value, 0);
+  return row.map((value) => value / sum);
+}
+
+function inverse(row: Float64Array, u: number): number {
+  let left = u * row.reduce((total, value) => total + value, 0);
+  let last = 0;
+  for (let x = 0; x < row.length; x++) {
+    if (row[x]! <= 0) continue;
+    left -= row[x]!;
+    last = x;
+    if (left < 0) return x;
+  }
+  return last;
+}
+
+function argmax(row: Float64Array): number {
+  return row.indexOf(Math.max(...row));
+}
+
+const logs = (row: Float64Array): Float64Array => row.map(Math.log);
+
+/** Opens with the block of `options` unless told otherwise. */
+export function markovSource(options: MarkovOptions): EngineSource {
+  const chain = new Chain(options);
+  return {
+    name: 'markov',
+    open: async ({ blockSize }) => markovEngine({ ...options, blockSize: blockSize ?? options.blockSize }, chain),
+    close: async () => {},
+  };
+}
+
+export function markovEngine(options: MarkovOptions, chain = new Chain(options)): Engine {
+  const card: EngineCard = {
+    name: 'markov',
+    weightsDigest: sha256(`markov ${options.weights} ${options.vocabSize}`),
+    draftDigest: options.blockSize > 1 ? sha256(`markov draft ${options.weights}`) : 'none',
+    numerics: { id: 'markov=f64', experts: 'none', linears: 'none', activations: 'none', kv: 'none' },
+    device: 'none',
+    topology: 'none',
+    tensorParallel: 1,
+    blockSize: options.blockSize,
+    rule: 'reject',
+    buildDigest: 'none',
+    vocabSize: options.vocabSize,
+    maxContext: options.maxContext ?? 512,
+    defects: [],
+    syntheticAcceptance: null,
+  };
+  return {
+    card,
+    open: async (prompt, decoding) => {
+      if (decoding.topK !== 0) throw new InputError('the chain has no top-k');
+      if (prompt.length === 0) throw new InputError('the prompt is empty');
+      if (prompt.some((id) => id < 0 || id >= card.vocabSize))
+        throw new InputError('a token is outside the vocabulary');
+      if (prompt.length >= card.maxContext) throw new InputError('the prompt does not fit the context');
+      return new MarkovSession(options, card, chain, decoding, { tokens: [...prompt], emitted: 0, round: 0 });
+    },
+    score: async (prefix, next) => {
+      if (options.scores === false) throw new InputError('this chain gives no scores');
+      return scored(chain, prefix, next);
+    },
+    close: async () => {},
+  };
+}
+
+function scored(chain: Chain, prefix: readonly number[], next: readonly number[]): Score {
+  const text = [...prefix];
+  const logprobs = next.map((token) => {
+    const value = Math.log(chain.target(text.at(-1)!, text.at(-2) ?? -1, 1, 1)[token] ?? 0);
+    text.push(token);
+    return value;
+  });
+  return { logprobs };
+}
+
+interface State {
+  readonly tokens: number[];
+  emitted: number;
+  round: number;
+  /** M19: draft rows of the round before. M20: a rejected draft that was not rolled back. */
+  stale?: Float64Array[];
+  ghost?: number | undefined;
+  finished?: boolean;
+}
+
+class MarkovSession implements Session {
+  readonly #options: MarkovOptions;
+  readonly #card: EngineCard;
+  readonly #chain: Chain;
+  readonly #decoding: Decoding;
+  readonly #state: State;
+  readonly #key: { readonly low: number; readonly high: number };
+
+  constructor(options: MarkovOptions, card: EngineCard, chain: Chain, decoding: Decoding, state: State) {
+    this.#options = options;
+    this.#card = card;
+    this.#chain = chain;
+    this.#decoding = decoding;
+    this.#state = state;
+    this.#key = seedWords(decoding.seed);
+  }
+
+  async fork(): Promise<Session> {
+    const state = { ...this.#state, tokens: [...this.#state.tokens] };
+    return new MarkovSession(this.#options, this.#card, this.#chain, this.#decoding, state);
+  }
+
+  async close(): Promise<void> {}
+
+  async step(): Promise<Round> {
+    const state = this.#state;
+    if (state.finished) throw new InputError('the session has ended');
+    const started = process.hrtime.bigint();
+    const kind = state.round === 0 ? 'prefill' : 'decode';
+    const room = this.#card.maxContext - state.tokens.length;
+    const drafts = kind === 'prefill' ? 0 : Math.min(this.#options.blockSize, room) - 1;
+    const defect = this.#card.blockSize > 1 && this.#decoding.temperature > 0 ? this.#options.defect : undefined;
+
+    const q = Array.from({ length: drafts }, (_, i) => this.#draftRow(i));
+    const drafted = q.map((row, i) =>
+      defect === 'M16' ? argmax(row) : inverse(row, this.#uniform(STREAM.draft, state.tokens.length + i)),
+    );
+    const p = Array.from({ length: drafts + 1 }, (_, i) => this.#targetRow(drafted, i, drafts, defect));
+    const { emitted, accepted } = this.#verify(p, q, drafted, defect);
+    const { committed, finish } = this.#cut(emitted);
+    state.ghost = defect === 'M20' && accepted < drafts ? drafted[accepted] : undefined;
+    state.stale = q;
+    state.tokens.push(...committed);
+    state.emitted += committed.length;
+    state.round += 1;
+    state.finished = finish !== null;
+    const total = Number(process.hrtime.bigint() - started);
+    const logged = this.#options.replay ?? true;
+    if (defect === 'M39' && state.round === 3 && q[0] !== undefined) q[0] = q[0].map(() => Number.NaN);
+    return {
+      kind,
+      committed,
+      drafted,
+      accepted: defect === 'H02' && accepted > 0 ? accepted - 1 : accepted,
+      finish,
+      deviceNs: null,
+      hostNs: { draft: 0, verify: total, total },
+      ...(logged ? { replay: { p: p.map(logs), q: q.map(logs), uniforms: [] } } : {}),
+    };
+  }
+
+  #draftRow(i: number): Float64Array {
+    const { tokens } = this.#state;
+    const { temperature, topP } = this.#decoding;
+    return this.#chain.draft(tokens.at(-1)!, tokens.at(-2) ?? -1, i, temperature, topP);
+  }
+
+  #targetRow(drafted: readonly number[], i: number, drafts: number, defect: MarkovDefect | undefined): Float64Array {
+    const text = [...this.#state.tokens.slice(-2), ...drafted.slice(0, i)];
+    const { temperature, topP } = this.#decoding;
+    const before = i === 0 && this.#state.ghost !== undefined ? this.#state.ghost : (text.at(-2) ?? -1);
+    if (defect === 'M13' && drafts > 0) return this.#chain.target(text.at(-1)!, before, 1, topP);
+    if (defect === 'M14' && drafts > 0 && i < drafts) return this.#chain.target(text.at(-1)!, before, temperature, 1);
+    return this.#chain.target(text.at(-1)!, before, temperature, topP);
+  }
+
+  #verify(
+    p: readonly Float64Array[],
+    q: readonly Float64Array[],
+    drafted: readonly number[],
+    defect: MarkovDefect | undefined,
+  ): { emitted: number[]; accepted: number } {
+    const emitted: number[] = [];
+    const at = this.#state.tokens.length;
+    for (const [i, d] of drafted.entries()) {
+      const coinPosition = defect === 'M32' ? at : at + i;
+      const stream = defect === 'M31b' ? STREAM.draft : STREAM.coin;
+      const coin = this.#uniform(stream, coinPosition);
+      if (this.#accepts(p[i]!, q, i, d, coin, drafted.length, defect)) {
+        emitted.push(d);
+        continue;
+      }
+      const accepted = emitted.length;
+      if (defect === 'M22' && i > 0) return { emitted, accepted };
+      const u = defect === 'M30' ? coin : this.#uniform(STREAM.residual, at + i);
+      emitted.push(inverse(this.#residual(p, q, i, d, defect), u));
+      return { emitted, accepted };
+    }
+    const last = drafted.length;
+    const bonus =
+      last === 0 || this.#state.round === 0
+        ? p[last]!
+        : defect === 'M07'
+          ? p[last - 1]!
+          : defect === 'M08'
+            ? this.#draftRow(last - 1)
+            : p[last]!;
+    const token =
+      defect === 'M09' && last > 0
+        ? argmax(bonus)
+        : inverse(bonus, this.#uniform(last > 0 ? STREAM.residual : STREAM.target, at + last));
+    emitted.push(token);
+    return { emitted, accepted: last };
+  }
+
+  #accepts(
+    p: Float64Array,
+    q: readonly Float64Array[],
+    i: number,
+    d: number,
+    u: number,
+    drafts: number,
+    defect: MarkovDefect | undefined,
+  ): boolean {
+    const [pd, qd] = [p[d]!, q[i]![d]!];
+    switch (defect) {
+      case 'M03':
+        return true;
+      case 'M04':
+        return u * pd < qd;
+      case 'M06':
+      case 'G03':
+        return u < pd;
+      case 'M11':
+        return i === 0 || u * qd < pd;
+      case 'M12':
+        return i === drafts - 1 || u * qd < pd;
+      case 'M15':
+        return u * this.#rawDraft(i)[d]! < pd;
+      case 'M18':
+        return u * (q[i + 1] ?? q[i]!)[d]! < pd;
+      case 'M19':
+        return u * (this.#state.stale?.[i] ?? q[i]!)[d]! < pd;
+      case 'M23':
+        return false;
+      case 'M24':
+        return u * 0.9 * qd < pd;
+      case 'M26':
+        return d === argmax(p);
+      default:
+        return u * qd < pd;
+    }
+  }
+
+  #rawDraft(i: number): Float64Array {
+    const { tokens } = this.#state;
+    return this.#chain.draft(tokens.at(-1)!, tokens.at(-2) ?? -1, i, 1, 1);
+  }
+
+  #residual(
+    p: readonly Float64Array[],
+    q: readonly Float64Array[],
+    i: number,
+    d: number,
+    defect: MarkovDefect | undefined,
+  ): Float64Array {
+    const own = p[i]!;
+    const left = (a: Float64Array, b: Float64Array): Float64Array => {
+      const row = a.map((value, x) => Math.max(0, value - b[x]!));
+      return row.some((value) => value > 0) ? row : own;
+    };
+    const without = (row: Float64Array): Float64Array => row.map((value, x) => (x === d ? 0 : value));
+    switch (defect) {
+      case 'M01':
+        return own;
+      case 'M02':
+        return own.map((value, x) => Math.abs(value - q[i]![x]!));
+      case 'M05':
+      case 'G03':
+        return without(own);
+      case 'M10':
+        return left(p[i + 1]!, q[i + 1] ?? q[i]!);
+      case 'M15':
+        return left(own, this.#rawDraft(i));
+      case 'M18':
+        return left(own, q[i + 1] ?? q[i]!);
+      case 'M19':
+        return left(own, this.#state.stale?.[i] ?? q[i]!);
+      case 'M23':
+        return left(without(own), q[i]!);
+      case 'M26':
+        return own.map((_, x) => (x === argmax(own) ? 1 : 0));
+      case 'M27':
+        return own.map((_, x) => (x === 0 ? 1 : 0));
+      case 'M29':
+        return left(own, q[0]!);
+      default:
+        return left(own, q[i]!);
+    }
+  }
+
+  #cut(emitted: readonly number[]): { committed: number[]; finish: Round['finish'] } {
+    const { stopIds, maxTokens } = this.#decoding;
+    const { tokens, emitted: before, round } = this.#state;
+    const speculative = this.#card.blockSize > 1;
+    const counted = this.#options.defect === 'M38' && speculative ? round : before;
+    const committed: number[] = [];
+    let stopped = false;
+    for (const token of emitted) {
+      committed.push(token);
+      stopped ||= stopIds.includes(token);
+      if (stopped && !(this.#options.defect === 'M37' && speculative)) break;
+      if (counted + committed.length >= maxTokens || tokens.length + committed.length >= this.#card.maxContext) {
+        return { committed, finish: stopped ? 'stop' : 'length' };
+      }
+    }
+    return { committed, finish: stopped ? 'stop' : null };
+  }
+
+  #uniform(stream: number, position: number): number {
+    const words = philox4x32([position, stream, 0, this.#state.round], this.#key.low, this.#key.high);
+    return uniform52(words[0], words[1]);
+  }
+}

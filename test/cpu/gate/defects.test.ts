@@ -1,0 +1,157 @@
+/** The gate over a Markov chain: each defect of the catalogue is refuted by its own kind of check, the clean chain never. */
+import { describe, expect, it } from 'vitest';
+import { lyingEngine } from '../../../harness/engines/liars.ts';
+import { MARKOV_DEFECTS, type MarkovDefect, markovSource } from '../../../harness/engines/markov.ts';
+import { CHAIN, find, gate, gateOf, refutations } from './support.ts';
+
+const SEEDS = ['1', '2', '3'];
+
+/** Check that must refute, and the most tokens it may need in any of the seeds (0: not a matter of sampling). */
+const KILLED: Readonly<Record<MarkovDefect, readonly [check: string, tokens: number]>> = {
+  M01: ['law emission', 2_000],
+  M02: ['law emission', 600],
+  M03: ['law acceptance', 300],
+  M04: ['law acceptance', 300],
+  M05: ['law emission', 2_500],
+  M06: ['law acceptance', 300],
+  M07: ['law emission', 700],
+  M08: ['law emission', 700],
+  M09: ['law emission', 700],
+  M10: ['law emission', 700],
+  M11: ['law acceptance', 600],
+  M12: ['law acceptance', 600],
+  M13: ['rows', 0],
+  M14: ['rows', 0],
+  M15: ['law acceptance', 9_000],
+  M16: ['law drafts', 300],
+  M18: ['law acceptance', 1_500],
+  M19: ['law acceptance', 600],
+  M20: ['rows', 0],
+  M22: ['books', 0],
+  M23: ['law acceptance', 300],
+  M24: ['law acceptance', 7_000],
+  M26: ['law acceptance', 300],
+  M27: ['law emission', 600],
+  M29: ['law emission', 4_000],
+  M30: ['law emission', 12_000],
+  M31b: ['law emission', 3_500],
+  M32: ['law acceptance', 12_000],
+  M37: ['limits', 0],
+  M38: ['sessions', 0],
+  M39: ['rows', 0],
+  H02: ['books', 0],
+  G03: ['law acceptance', 300],
+};
+
+describe('a clean engine', () => {
+  it.each(SEEDS)('passes, seed %s', async (seed) => {
+    const result = await gateOf({}, { seed });
+    expect(refutations(result)).toEqual([]);
+    expect(result.verdict).toBe('passed');
+    expect(find(result, 'law emission').wouldHaveCaught).toContain('M01 residual from p');
+  });
+
+  it('passes without rows, by rows put together from scores', async () => {
+    const result = await gateOf({ replay: false });
+    expect(result.verdict).toBe('passed');
+    expect(find(result, 'law emission').question).toContain('scores');
+  });
+});
+
+describe.each(Object.entries(KILLED))('defect %s', (defect, [id, tokens]) => {
+  it.each(SEEDS)(`is refuted by ${id}, seed %s`, async (seed) => {
+    const result = await gateOf({ defect: defect as MarkovDefect }, { seed });
+    expect(result.verdict).toBe('refuted');
+    const check = find(result, id);
+    expect(['refuted', 'internally inconsistent'], check.evidence).toContain(check.outcome);
+    if (tokens > 0) expect(find(result, 'law emission').n).toBeLessThanOrEqual(tokens);
+  });
+});
+
+it('covers every defect the chain can have', () => {
+  expect(Object.keys(KILLED).sort()).toEqual([...MARKOV_DEFECTS, 'G03'].sort());
+});
+
+describe('engines without rows and without scores', () => {
+  const blind = { replay: false, scores: false, vocabSize: 3, blockSize: 3 };
+
+  it('are compared by two samples: the clean one passes', async () => {
+    const result = await gateOf(blind);
+    expect(refutations(result)).toEqual([]);
+    expect(find(result, 'law two samples').wouldHaveCaught).toContain('total variation distance');
+    expect(result.verdict).toBe('passed');
+  });
+
+  it.each(['M03', 'M04', 'M26'] as const)('and %s is refuted', async (defect) => {
+    expect(refutations(await gateOf({ ...blind, defect }))).toContain('law two samples');
+  });
+});
+
+it('too small a budget is inconclusive, not a pass', async () => {
+  const result = await gateOf({}, { budget: { prompts: 4, equalityPrompts: 4, lawTokens: 200 } });
+  expect(result.verdict).toBe('inconclusive');
+  expect(find(result, 'law emission').evidence).toContain('would have missed');
+});
+
+describe('liars', () => {
+  const expected = {
+    'past-stop': ['books'],
+    'accepted-plus-one': ['books'],
+    'too-many-tokens': ['books'],
+    'past-limit': ['sessions', 'books'],
+    'wrong-token': ['books', 'law emission'],
+    'early-end': ['books'],
+    'slow-clock': ['books'],
+    'nan-count': ['sessions'],
+    'foreign-token': ['books'],
+    throws: ['sessions'],
+    'throws-on-open': ['sessions'],
+    hangs: ['sessions'],
+    'hangs-on-open': ['sessions'],
+  } as const;
+  it.each(Object.entries(expected))('%s is refuted', async (lie, checks) => {
+    const honest = markovSource(CHAIN);
+    const source = {
+      ...honest,
+      open: async (options: { readonly blockSize?: number }) => {
+        const engine = await honest.open(options);
+        return options.blockSize === 1 ? engine : lyingEngine(engine, lie as keyof typeof expected, 1);
+      },
+    };
+    const found = refutations(await gate(source, { stepMs: 150 }));
+    expect(
+      found.some((id) => (checks as readonly string[]).includes(id)),
+      found.join(', '),
+    ).toBe(true);
+  });
+});
+
+describe('what the card says', () => {
+  const withCard = (over: object) => {
+    const honest = markovSource(CHAIN);
+    return {
+      ...honest,
+      open: async (options: { readonly blockSize?: number }) => {
+        const engine = await honest.open(options);
+        return { ...engine, card: { ...engine.card, ...over } };
+      },
+    };
+  };
+  it('a declared defect refutes', async () => {
+    expect(refutations(await gate(withCard({ defects: ['M01'] })))).toEqual(['declarations']);
+  });
+  it('synthetic acceptance refutes', async () => {
+    expect(refutations(await gate(withCard({ syntheticAcceptance: 'fixed at 0.9' })))).toEqual(['declarations']);
+  });
+  it.each([{ vocabSize: Number.NaN }, { rule: 'best' }, { blockSize: 0 }, { defects: null }, { numerics: undefined }])(
+    '%o is no card',
+    async (over) => {
+      expect(refutations(await gate(withCard(over)))).toContain('card');
+    },
+  );
+  it('other weights are not a losslessness question', async () => {
+    const result = await gate(markovSource(CHAIN), { baseline: markovSource({ ...CHAIN, weights: '6' }) });
+    expect(find(result, 'losslessness').outcome).toBe('not testable here');
+    expect(result.verdict).toBe('inconclusive');
+  });
+});
