@@ -70,23 +70,18 @@ class Exploration implements Source {
     const key = keyOf(address);
     const fresh = !this.#intervals.has(key);
     const [low, high] = this.#interval(key);
-    let cumulative = 0;
-    const edges = row.map((value) => {
-      cumulative += value;
-      return Math.min(1, cumulative);
-    });
     // Whatever the row lacks to 1 falls through to its last token with mass, or to token 0, as in inverseCdf.
     const last = Math.max(
       0,
       row.findLastIndex((value) => value > 0),
     );
-    const span = (id: number): readonly [number, number] => [
-      Math.max(low, id === 0 ? 0 : edges[id - 1]!),
-      Math.min(high, id === last ? 1 : edges[id]!),
-    ];
+    const span = (id: number): readonly [number, number] => {
+      const below = massOf(row, id);
+      return [Math.max(low, Math.min(1, below)), id === last ? high : Math.min(high, 1, below + row[id]!)];
+    };
     // A fresh uniform gives a normalised row itself: no digit is lost in differences of cumulative masses.
     const weights =
-      fresh && Math.abs(cumulative - 1) < NORMALISED
+      fresh && Math.abs(massOf(row, row.length) - 1) < NORMALISED
         ? row
         : row.map((value, id) => (value > 0 || id === last ? share(span(id), low, high) : 0));
     const id = this.#choose(weights);
@@ -132,6 +127,13 @@ class Exploration implements Source {
 function share([from, to]: readonly [number, number], low: number, high: number): number {
   if (high > low) return Math.max(0, to - from) / (high - low);
   return from <= low && low <= to ? 1 : 0;
+}
+
+/** Mass of the ids below `end`, added in ascending order. */
+function massOf(row: Row, end: number): number {
+  let mass = 0;
+  for (let id = 0; id < end; id++) mass += row[id]!;
+  return mass;
 }
 
 function keyOf({ stream, position, round }: Address): number {

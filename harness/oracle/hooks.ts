@@ -63,7 +63,8 @@ export interface Hooks {
 
 export const CORRECT: Hooks = {
   variant: () => 'asked',
-  penaltyCounts: (view, slot) => view.countedAfter(view.draftsBefore(slot)),
+  penaltyCounts: (view, slot) =>
+    view.model.penalties ? view.countedAfter(view.draftsBefore(slot)) : view.state.counted,
   draftRow: (view, slot) => view.model.draftRow(view.state.context, slot),
   propose: (view, slot) => {
     if (view.rule === 'match' || view.model.greedy) return view.model.draftArgmax(view.state.context, slot);

@@ -3,7 +3,7 @@
  * are computed once for each (context, penalty state, variant of the decoding) and shared, never changed.
  */
 import { type Fixture, logitsOf } from './fixture.ts';
-import { argmax, filtered, hasPenalties, type PenaltyState, penalised, type Row, type RowDecoding } from './rows.ts';
+import { argmax, filtered, hasPenalties, penalised, type Row, type RowDecoding } from './rows.ts';
 
 /** The decoding as asked, or one with a single step left out: what the defects of logits processing read. */
 export type Variant = 'asked' | 'without temperature' | 'without top-p' | 'without bias';
@@ -19,7 +19,14 @@ export class Model {
   readonly #decodings: Readonly<Record<Variant, RowDecoding>>;
   readonly #target: readonly Row[];
   readonly #draft: readonly (readonly Row[])[];
-  readonly #rows = new Map<string, Row>();
+  readonly #draftRows: readonly (readonly Row[])[];
+  readonly #states = new Map<string, number>();
+  readonly #targetRows: Readonly<Record<Variant, Map<number, Row>>> = {
+    asked: new Map(),
+    'without temperature': new Map(),
+    'without top-p': new Map(),
+    'without bias': new Map(),
+  };
 
   constructor(fixture: Fixture) {
     const { decoding, vocab } = fixture;
@@ -37,6 +44,7 @@ export class Model {
     };
     this.#target = fixture.target.map((row) => logitsOf(fixture, row));
     this.#draft = fixture.draft.map((slots) => slots.map((row) => logitsOf(fixture, row)));
+    this.#draftRows = this.#draft.map((slots) => slots.map((row) => filtered(row, decoding)));
   }
 
   /** Index of the context that ends a sequence of at least `order` tokens. */
@@ -46,34 +54,38 @@ export class Model {
     return index;
   }
 
-  #cached(key: string, make: () => Row): Row {
-    const known = this.#rows.get(key);
-    if (known !== undefined) return known;
-    const row = make();
-    this.#rows.set(key, row);
+  /** The law of the next token after a context: V probabilities. `generated` counts the output's tokens, V of them. */
+  targetRow(context: number, generated: readonly number[], variant: Variant = 'asked'): Row {
+    const key = this.penalties ? context + this.#target.length * this.#stateOf(generated) : context;
+    const rows = this.#targetRows[variant];
+    let row = rows.get(key);
+    if (row === undefined) {
+      const decoding = this.#decodings[variant];
+      row = filtered(penalised(this.#target[context]!, decoding, { inPrompt: this.inPrompt, generated }), decoding);
+      rows.set(key, row);
+    }
     return row;
   }
 
-  /** The law of the next token after a context: V probabilities. `generated` counts the output's tokens, V of them. */
-  targetRow(context: number, generated: readonly number[], variant: Variant = 'asked'): Row {
-    const decoding = this.#decodings[variant];
-    const key = `p ${context} ${variant} ${this.penalties ? generated.join() : ''}`;
-    return this.#cached(key, () => {
-      const seen: PenaltyState = { inPrompt: this.inPrompt, generated };
-      return filtered(penalised(this.#target[context]!, decoding, seen), decoding);
-    });
+  /** Penalty states by the order they were first met. */
+  #stateOf(generated: readonly number[]): number {
+    const key = generated.join();
+    let index = this.#states.get(key);
+    if (index === undefined) {
+      index = this.#states.size;
+      this.#states.set(key, index);
+    }
+    return index;
   }
 
   /** The draft's law at a slot 0 .. drafts - 1: temperature, top-k and top-p only. */
   draftRow(context: number, slot: number): Row {
-    return this.#cached(`q ${context} ${slot}`, () => filtered(this.#draft[context]![slot]!, this.#decodings.asked));
+    return this.#draftRows[context]![slot]!;
   }
 
   /** The same without any filter: the plain softmax of the draft's logits. */
   rawDraftRow(context: number, slot: number): Row {
-    return this.#cached(`raw q ${context} ${slot}`, () =>
-      filtered(this.#draft[context]![slot]!, { ...this.#decodings.asked, temperature: 1, topK: 0, topP: 1 }),
-    );
+    return filtered(this.#draft[context]![slot]!, { ...this.#decodings.asked, temperature: 1, topK: 0, topP: 1 });
   }
 
   /** The draft's most likely token, lowest id on ties. */
