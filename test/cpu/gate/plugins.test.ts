@@ -1,0 +1,159 @@
+/** Plug-ins that work, and plug-ins that die, hang, talk nonsense, flood or answer the wrong question: each by its name. */
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openPlugin } from '../../../harness/engines/plugin.ts';
+import { find, gate, refutations } from './support.ts';
+
+const ROOT = join(import.meta.dirname, '../../..');
+const TOY = `cmd:python3 ${join(ROOT, 'examples/engine_toy.py')}`;
+const LIMITS = { answerMs: 1_500, lineBytes: 200_000 };
+
+let scratch: string;
+beforeAll(() => {
+  scratch = mkdtempSync(join(tmpdir(), 'kilotoken-plugins-'));
+});
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+async function judged(text: string) {
+  const source = openPlugin(text, LIMITS);
+  try {
+    return await gate(source, { stepMs: 2_000 });
+  } finally {
+    await source.close();
+  }
+}
+
+describe('the example in Python', () => {
+  it('passes', async () => {
+    const result = await judged(TOY);
+    expect(result.verdict).toBe('passed');
+    expect(find(result, 'echo').outcome).toBe('consistent');
+  });
+  it.each(['always-accept', 'residual-p'])('is refuted when it lies: %s', async (lie) => {
+    const result = await judged(`${TOY} --lie ${lie}`);
+    expect(result.verdict).toBe('refuted');
+    expect(refutations(result)).toContain('law emission');
+  });
+});
+
+/** A child that runs the toy and, from answer `from` on, does `act` with the line instead of passing it. */
+function faulty(name: string, act: string, from = 12): string {
+  const path = join(scratch, `${name}.py`);
+  writeFileSync(
+    path,
+    `import subprocess, sys, os, time, json, re
+toy = subprocess.Popen([sys.executable, ${JSON.stringify(join(ROOT, 'examples/engine_toy.py'))}], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+n = 0
+for request in sys.stdin:
+    toy.stdin.write(request); toy.stdin.flush()
+    line = toy.stdout.readline()
+    n += 1
+    if n >= ${from}:
+        ${act}
+    sys.stdout.write(line); sys.stdout.flush()
+`,
+  );
+  return `cmd:exec python3 ${path}`;
+}
+
+describe('a child process that', () => {
+  it.each([
+    ['dies', 'os._exit(9)', 'died'],
+    ['hangs', 'time.sleep(60)', 'hung'],
+    ['prints garbage', 'line = "Segmentation fault\\n"', 'garbage'],
+    ['answers with NaN, which is not JSON', 'line = \'{"id": %d, "result": NaN}\\n\' % n', 'garbage'],
+    ['answers with a number', 'line = "7\\n"', 'garbage'],
+    ['answers without a result', 'line = \'{"id": %d}\\n\' % n', 'garbage'],
+    ['floods', 'line = "x" * 400000', 'oversize'],
+    ['answers another request', 'line = re.sub(r\'"id": \\d+\', \'"id": 99999\', line)', 'unknown id'],
+    ['answers twice', 'sys.stdout.write(line)', 'unknown id'],
+  ])('%s', async (name, act, kind) => {
+    const started = performance.now();
+    const result = await judged(faulty(name.replace(/\W/g, '_'), act));
+    expect(result.verdict).toBe('refuted');
+    expect(find(result, 'sessions').evidence).toContain(`${kind}:`);
+    expect(performance.now() - started).toBeLessThan(8_000);
+  });
+
+  it.each([
+    ['rows', `line = line.replace('"p": [[', '"p": [[0.5, ')`],
+    ['books', `line = re.sub(r'"accepted": \\d', '"accepted": 3', line)`],
+    ['books', `line = line.replace('"committed": [', '"committed": [1, 1, 1, 1, 1, 1, ')`],
+    ['sessions', `line = line.replace('"finish": null', '"finish": "tired"')`],
+  ])('tells an untruth that %s refutes', async (check, act) => {
+    const result = await judged(faulty(`lies_${act.length}`, act, 1));
+    expect(refutations(result)).toContain(check);
+  });
+
+  it('cannot be started is the fault of the machine', async () => {
+    await expect(judged('cmd:no-such-command-anywhere')).rejects.toMatchObject({ name: 'EnvironmentError' });
+  });
+
+  it('leaves no process behind', async () => {
+    const marker = `marker-${process.pid}-${Date.now()}`;
+    const source = openPlugin(`cmd:sleep 300 & python3 ${join(ROOT, 'examples/engine_toy.py')} # ${marker}`, LIMITS);
+    await source.open({});
+    await source.close();
+    await new Promise((done) => setTimeout(done, 200));
+    const list = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
+    expect(list.split('\n').filter((line) => line.includes(marker))).toEqual([]);
+  });
+
+  it('dies with the harness', async () => {
+    // A harness that ends by itself, without closing the plug-in: the exit handler has to do it.
+    const marker = `orphan-${process.pid}-${Date.now()}`;
+    const code = `
+      const { openPlugin } = await import(${JSON.stringify(join(ROOT, 'dist/harness/engines/plugin.js'))});
+      const source = openPlugin(${JSON.stringify(`${TOY} # ${marker}`)});
+      await source.open({});
+      process.exit(0);`;
+    await new Promise((done) => spawn(process.execPath, ['--input-type=module', '-e', code]).once('exit', done));
+    await new Promise((done) => setTimeout(done, 200));
+    const list = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
+    expect(list.split('\n').filter((line) => line.includes(marker))).toEqual([]);
+  });
+});
+
+/** A JavaScript module: the documented example of docs/engines.md, with one line exchanged. */
+function moduleOf(name: string, change: (text: string) => string = (text) => text): string {
+  const text = /```js\n([\s\S]*?)```/.exec(readFileSync(join(ROOT, 'docs/engines.md'), 'utf8'))![1]!;
+  const path = join(scratch, `${name}.mjs`);
+  const changed = change(text);
+  if (name !== 'whole') expect(changed).not.toBe(text);
+  writeFileSync(path, changed);
+  return path;
+}
+
+describe('a JavaScript module', () => {
+  it('as documented passes', async () => {
+    const result = await judged(moduleOf('whole'));
+    expect(result.checks.filter((check) => check.outcome !== 'consistent').map((check) => check.id)).toEqual([
+      'law drafts', // its drafts are not sampled
+    ]);
+    expect(result.verdict).toBe('passed');
+  });
+  it.each([
+    ['busy', 'for (;;) {}', 'hung'],
+    ['never', 'await new Promise(() => {});', 'hung'],
+    ['exits', 'process.exit(0);', 'died'],
+    ['throws', 'throw new Error("the device is gone");', 'failed'],
+  ])('that %s in a step is refuted', async (name, line, kind) => {
+    const path = moduleOf(name, (text) => text.replace('async step() {', `async step() { ${line}`));
+    const result = await judged(path);
+    expect(result.verdict).toBe('refuted');
+    expect(find(result, 'sessions').evidence).toContain(`${kind}:`);
+  });
+  it('with a syntax error, or that gives no engine, is refuted', async () => {
+    for (const [i, text] of ['export default {', 'export default 7;', 'export const x = 1;'].entries()) {
+      const path = join(scratch, `broken${i}.mjs`);
+      writeFileSync(path, text);
+      expect((await judged(path)).verdict).toBe('refuted');
+    }
+  });
+  it('that does not exist is bad input', () => {
+    expect(() => openPlugin('./no-such-engine.mjs')).toThrow(/no such module/);
+  });
+});
