@@ -145,12 +145,10 @@ function sameRow(a: Row, b: Row): boolean {
 }
 
 /** Every outcome of `program` that has positive probability; the probabilities add up to 1 up to rounding. */
-export function outcomesOf<T>(program: (source: Source) => T): Outcome<T>[] {
+export function* outcomesOf<T>(program: (source: Source) => T): Generator<Outcome<T>> {
   const exploration = new Exploration();
-  const outcomes: Outcome<T>[] = [];
   do {
     const value = program(exploration);
-    outcomes.push({ value, probability: exploration.probability });
+    yield { value, probability: exploration.probability };
   } while (exploration.advance());
-  return outcomes;
 }

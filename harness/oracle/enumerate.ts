@@ -46,6 +46,7 @@ interface Node {
 
 /** What the rounds from one state do, wherever the run stands. */
 interface Rounds {
+  /** By tokens and state afterwards; `accepted` of an entry is that of one of its paths. */
   readonly outcomes: readonly Outcome<RoundResult>[];
   readonly meanTokens: number;
   /** P(accepted = j). */
@@ -121,14 +122,19 @@ class Explorer {
     const known = this.#rounds.get(key);
     if (known !== undefined) return known;
     // Addresses need only differ within a round: every number that decided something belongs to a token that was emitted.
-    const outcomes = outcomesOf((source) => verifyRound(this.#run, state, { position: 0, round: 1 }, source));
+    const merged = new Map<string, { value: RoundResult; probability: number }>();
     const accepted = new Array<number>(this.#run.model.fixture.block).fill(0);
     let meanTokens = 0;
-    for (const { value, probability } of outcomes) {
+    for (const outcome of outcomesOf((source) => verifyRound(this.#run, state, { position: 0, round: 1 }, source))) {
+      const { value, probability } = outcome;
       accepted[value.accepted]! += probability;
       meanTokens += probability * value.tokens.length;
+      const same = `${keyOf(value.tokens)}|${stateKey(value.next)}`;
+      const known = merged.get(same);
+      if (known === undefined) merged.set(same, { value, probability });
+      else known.probability += probability;
     }
-    const rounds = { outcomes, meanTokens, accepted };
+    const rounds = { outcomes: [...merged.values()], meanTokens, accepted };
     this.#rounds.set(key, rounds);
     return rounds;
   }
@@ -143,7 +149,7 @@ class Explorer {
     return steps;
   }
 
-  #cut(outcomes: readonly Outcome<RoundResult>[], emitted: number): Step[] {
+  #cut(outcomes: Iterable<Outcome<RoundResult>>, emitted: number): Step[] {
     const { hooks, model } = this.#run;
     const { tokens: window, decoding } = model.fixture;
     const merged = new Map<string, Step>();

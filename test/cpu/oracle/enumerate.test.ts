@@ -11,7 +11,7 @@ import type { Fixture } from '../../../harness/oracle/fixture.ts';
 import { Model } from '../../../harness/oracle/model.ts';
 import { autoregressiveLaw, distanceOf, type Law } from '../../../harness/oracle/plain.ts';
 import { Simulator, simulatedLaw } from '../../../harness/oracle/simulate.ts';
-import { STREAM } from '../../../harness/oracle/source.ts';
+import { type Source, STREAM } from '../../../harness/oracle/source.ts';
 import { anyFixture, FIXTURE_NAMES, fixture, make, property, RULES } from './support.ts';
 
 const CASES = FIXTURE_NAMES.flatMap((name) => RULES.map((rule) => [name, rule] as const));
@@ -220,11 +220,13 @@ describe('seeded sessions of the same sampler', () => {
   });
 });
 
+const listed = <T>(program: (source: Source) => T) => [...outcomesOf(program)];
+
 describe('exploration', () => {
   const address = { stream: STREAM.coin, position: 0, round: 0 };
 
   test('a uniform that is read twice is one uniform', () => {
-    const seen = outcomesOf((source) => [source.coin(address, 0.25, 1), source.pick(address, [0.5, 0.5])].join());
+    const seen = listed((source) => [source.coin(address, 0.25, 1), source.pick(address, [0.5, 0.5])].join());
     expect(Object.fromEntries(seen.map(({ value, probability }) => [value, probability]))).toEqual({
       'true,0': 0.25,
       'false,0': 0.25,
@@ -234,12 +236,12 @@ describe('exploration', () => {
 
   test('two addresses are two uniforms', () => {
     const other = { ...address, position: 1 };
-    const seen = outcomesOf((source) => [source.coin(address, 0.25, 1), source.coin(other, 0.5, 1)].join());
+    const seen = listed((source) => [source.coin(address, 0.25, 1), source.coin(other, 0.5, 1)].join());
     expect(seen.map(({ probability }) => probability)).toEqual([0.125, 0.125, 0.375, 0.375]);
   });
 
   test('a row that does not reach 1 falls through to its last token with mass', () => {
-    const seen = outcomesOf((source) => source.pick(address, [0.25, 0.25, 0]));
+    const seen = listed((source) => source.pick(address, [0.25, 0.25, 0]));
     expect(seen).toEqual([
       { value: 0, probability: 0.25 },
       { value: 1, probability: 0.75 },
@@ -252,7 +254,7 @@ describe('exploration', () => {
       [0.4, 0.6],
       [0.3, 0.7],
     ];
-    expect(() => outcomesOf((source) => rows.map((row) => source.gumbel(address, row)))).toThrow(/three rows/);
+    expect(() => listed((source) => rows.map((row) => source.gumbel(address, row)))).toThrow(/three rows/);
   });
 });
 

@@ -196,7 +196,7 @@ describe('broken fixtures', () => {
       broken((d) => {
         d.tokens = 9;
       }),
-      /too large to enumerate.*262144.*65536/,
+      /too large to enumerate.*262144.*131072/,
     ],
     [
       'a block too long to list',
