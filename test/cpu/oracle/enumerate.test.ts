@@ -8,10 +8,13 @@ import type { VerificationRule } from '../../../harness/engine.ts';
 import { outcomesOf } from '../../../harness/oracle/branching.ts';
 import { enumerate, LAW_TOLERANCE } from '../../../harness/oracle/enumerate.ts';
 import type { Fixture } from '../../../harness/oracle/fixture.ts';
+import { findDefect } from '../../../harness/oracle/judge.ts';
 import { Model } from '../../../harness/oracle/model.ts';
 import { autoregressiveLaw, distanceOf, type Law } from '../../../harness/oracle/plain.ts';
 import { Simulator, simulatedLaw } from '../../../harness/oracle/simulate.ts';
 import { type Source, STREAM } from '../../../harness/oracle/source.ts';
+import { inverseCdf } from '../../support/oracle/decode.ts';
+import { uniform } from '../../support/oracle/random.ts';
 import { anyFixture, FIXTURE_NAMES, fixture, make, property, RULES } from './support.ts';
 
 const CASES = FIXTURE_NAMES.flatMap((name) => RULES.map((rule) => [name, rule] as const));
@@ -76,6 +79,20 @@ describe('by hand', () => {
 
   test('a run of the prefill token alone has no acceptance', () => {
     expect(enumerate({ ...tiny, tokens: 1 }, 'reject').acceptance).toBeNull();
+  });
+
+  test('the first round is that of the runs that have one', () => {
+    // The prefill stops with probability 0.4; the others have one round of 1.8 tokens in the mean.
+    const stopping = { ...tiny, decoding: { ...tiny.decoding, stopIds: [1] } };
+    const { firstRound, rounds } = enumerate(stopping, 'reject').acceptance!;
+    expect(rounds).toBeCloseTo(0.6, 14);
+    expect(firstRound).toBeCloseTo(1.8, 14);
+  });
+
+  test('distance counts what either law lacks', () => {
+    const law = (entries: Record<string, number>): Law => new Map(Object.entries(entries));
+    expect(distanceOf(law({ a: 0.5, b: 0.5 }), law({ a: 0.25, c: 0.75 }))).toEqual({ distance: 0.75, offSupport: 0.5 });
+    expect(distanceOf(law({ a: 1 }), law({ a: 0.5, c: 0.5 }))).toEqual({ distance: 0.5, offSupport: 0 });
   });
 
   test('rounds differ in weight: the micro mean is a ratio of expectations', () => {
@@ -222,6 +239,19 @@ describe('seeded sessions of the same sampler', () => {
 
 const listed = <T>(program: (source: Source) => T) => [...outcomesOf(program)];
 
+test('sessions draw by the counters of the engine: position is absolute, the target stream has round 0', () => {
+  const data = fixture('e1');
+  const model = new Model(data);
+  for (const seed of [1, 2, 3]) {
+    const text = [...data.prompt];
+    while (text.length < data.prompt.length + data.tokens) {
+      const u = uniform(BigInt(seed), text.length, STREAM.target, 0);
+      text.push(inverseCdf(model.targetRow(model.contextOf(text), []), u));
+    }
+    expect(new Simulator(data, 'match').session(String(seed)).tokens).toEqual(text.slice(data.prompt.length));
+  }
+});
+
 describe('exploration', () => {
   const address = { stream: STREAM.coin, position: 0, round: 0 };
 
@@ -269,5 +299,27 @@ property(
     if (acceptance === null) return;
     expect(acceptance.raw).toBeGreaterThanOrEqual(1 - 1e-12);
     expect(acceptance.raw).toBeLessThanOrEqual(data.block + 1e-12);
+  },
+);
+
+property(
+  'enumerate.test.ts',
+  'match and coupled emit the tokens of plain decoding on any fixture',
+  fc.tuple(anyFixture, fc.constantFrom<VerificationRule>('match', 'coupled'), fc.integer({ min: 1, max: 1 << 30 })),
+  { seed: 52, runs: 300 },
+  ([data, rule, seed]) => {
+    const single = { ...data, block: 1, draft: data.draft.map(() => []) };
+    const plain = new Simulator(single, rule).session(String(seed)).tokens;
+    expect(new Simulator(data, rule).session(String(seed)).tokens).toEqual(plain);
+  },
+);
+
+property(
+  'enumerate.test.ts',
+  'lossless but slow drafters and rules keep the law on any fixture',
+  fc.tuple(anyFixture, fc.constantFrom('G01', 'G02', 'G03')),
+  { seed: 53, runs: 300 },
+  ([data, id]) => {
+    expect(enumerate(data, 'reject', findDefect(id).change).distance).toBeLessThanOrEqual(LAW_TOLERANCE);
   },
 );
