@@ -65,6 +65,8 @@ export interface NativeSessionOptions {
   readonly blockSize: number;
   readonly rule: 'match' | 'reject' | 'coupled';
   readonly replay: boolean;
+  /** An id of defects(); only a build that has them takes it. */
+  readonly defect?: string;
 }
 
 export interface NativeRound {
@@ -112,38 +114,54 @@ export interface Addon {
   load(checkpoint: NativeCheckpoint): Promise<NativeModel>;
   loadToy(toy: NativeToy): Promise<NativeModel>;
   instructionSets(): string[];
+  /** Only in a build with KILOTOKEN_DEFECTS: the mistakes a session can be opened with. */
+  defects?(): { id: string; title: string }[];
 }
 
-let loaded: Addon | null = null;
+const loaded = new Map<string, Addon>();
+const digests = new Map<string, Promise<string>>();
 
-/** Path of the compiled addon, whether this file runs from native/ or from dist/native/. Throws EnvironmentError. */
-export function addonFile(): string {
-  const places = ['../build/Release/kilotoken.node', '../../build/Release/kilotoken.node'];
-  const found = places.map((place) => fileURLToPath(new URL(place, import.meta.url))).find(existsSync);
-  if (found === undefined) throw new EnvironmentError('the native addon is not built; run `npm run setup`');
+function built(places: readonly string[], make: string): string {
+  const found = places
+    .flatMap((place) => [`../${place}`, `../../${place}`])
+    .map((place) => fileURLToPath(new URL(place, import.meta.url)))
+    .find(existsSync);
+  if (found === undefined) throw new EnvironmentError(`the native addon is not built; run \`${make}\``);
   return found;
 }
 
-/** Throws EnvironmentError if the addon is missing or does not load. */
-export function addon(): Addon {
-  if (loaded === null) {
-    const file = addonFile();
-    try {
-      loaded = createRequire(import.meta.url)(file) as Addon;
-    } catch (error) {
-      const reason = (error as Error).message.split('\n')[0];
-      throw new EnvironmentError(`the native addon does not load (${reason}); run \`npm run setup\``);
-    }
-  }
-  return loaded;
+/** Path of the compiled addon, whether this file runs from native/ or from dist/native/. Throws EnvironmentError. */
+export function addonFile(): string {
+  return built(['build/Release/kilotoken.node'], 'npm run setup');
 }
 
-let digestOfAddon: Promise<string> | null = null;
+/** Path of the addon with known mistakes compiled in, for testing tests. Throws EnvironmentError. */
+export function defectsAddonFile(): string {
+  const make = 'cmake -S . -B build/defects -DKILOTOKEN_DEFECTS=ON && cmake --build build/defects';
+  return built(['build/defects/Release/kilotoken.node'], make);
+}
+
+/** Throws EnvironmentError if the addon is missing or does not load. */
+export function addon(file: string = addonFile()): Addon {
+  const known = loaded.get(file);
+  if (known !== undefined) return known;
+  try {
+    const made = createRequire(import.meta.url)(file) as Addon;
+    loaded.set(file, made);
+    return made;
+  } catch (error) {
+    const reason = (error as Error).message.split('\n')[0];
+    throw new EnvironmentError(`the native addon does not load (${reason}); run \`npm run setup\``);
+  }
+}
 
 /** `sha256:<hex>` of the compiled addon. */
-export function addonDigest(): Promise<string> {
-  digestOfAddon ??= readFile(addonFile()).then((build) => `sha256:${createHash('sha256').update(build).digest('hex')}`);
-  return digestOfAddon;
+export function addonDigest(file: string = addonFile()): Promise<string> {
+  const known = digests.get(file);
+  if (known !== undefined) return known;
+  const made = readFile(file).then((build) => `sha256:${createHash('sha256').update(build).digest('hex')}`);
+  digests.set(file, made);
+  return made;
 }
 
 /** Runs `call`; a fault of the addon leaves as InputError, EnvironmentError or LogitsError. */

@@ -6,7 +6,16 @@ import type { Engine, EngineCard, VerificationRule } from '../harness/engine.ts'
 import { type Activations, addon, addonDigest, callAddon, type NativeModel } from './addon.ts';
 import { type Checkpoint, describeNumerics, openCheckpoint } from './checkpoint/index.ts';
 import { EnvironmentError, InputError } from './errors.ts';
-import { checkedOptions, type EngineOptions, NativeEngine, processorName, SCORE_CHUNK } from './sessions.ts';
+import {
+  type CompiledDefects,
+  checkedOptions,
+  defectsOnCard,
+  type EngineOptions,
+  NativeEngine,
+  nativeOptions,
+  processorName,
+  SCORE_CHUNK,
+} from './sessions.ts';
 
 export type { EngineOptions } from './sessions.ts';
 export { ToyModel, type ToyTables } from './toy.ts';
@@ -16,6 +25,8 @@ export interface LoadOptions {
   readonly activations?: Activations;
   /** One of the addon's instruction sets, for tests; default the widest this machine has. All give the same bits. */
   readonly instructionSet?: string;
+  /** Another build of the addon, for tests. */
+  readonly addonFile?: string;
 }
 
 export interface ScoredCase {
@@ -40,6 +51,7 @@ interface Facts {
   readonly buildDigest: string;
   readonly activations: Activations;
   readonly instructionSet: string;
+  readonly defects: CompiledDefects;
 }
 
 export class CpuModel {
@@ -60,7 +72,7 @@ export class CpuModel {
   static async load(directory: string, options: LoadOptions = {}): Promise<CpuModel> {
     const checkpoint = await openCheckpoint(directory);
     const activations = options.activations ?? checkpoint.activationsDefault;
-    const native = addon();
+    const native = addon(options.addonFile);
     const instructionSet = options.instructionSet ?? native.instructionSets()[0];
     if (instructionSet === undefined) {
       throw new EnvironmentError('this processor lacks AVX2 and FMA, which the CPU engine needs on x86-64');
@@ -77,16 +89,24 @@ export class CpuModel {
     const [weightsDigest, draftDigest, buildDigest] = await Promise.all([
       checkpoint.weightsDigest(),
       checkpoint.draftDigest(),
-      addonDigest(),
+      addonDigest(options.addonFile),
     ]);
-    return new CpuModel(checkpoint, model, { weightsDigest, draftDigest, buildDigest, activations, instructionSet });
+    return new CpuModel(checkpoint, model, {
+      weightsDigest,
+      draftDigest,
+      buildDigest,
+      activations,
+      instructionSet,
+      defects: native.defects?.() ?? null,
+    });
   }
 
   /** @throws InputError for a rule or a block size that this checkpoint cannot be decoded with */
   engine(options: EngineOptions = {}): Engine {
     const longest = this.checkpoint.draft?.blockSize ?? 1;
     const { blockSize, rule, replay } = checkedOptions(options, longest, 'the checkpoint');
-    return new NativeEngine(this.#native, this.#card(blockSize, rule), replay);
+    const defects = defectsOnCard(this.#facts.defects, options.defect);
+    return new NativeEngine(this.#native, this.#card(blockSize, rule, defects), nativeOptions(replay, options.defect));
   }
 
   /**
@@ -114,8 +134,8 @@ export class CpuModel {
     this.#native.close();
   }
 
-  #card(blockSize: number, rule: VerificationRule): EngineCard {
-    const { activations, instructionSet, ...digests } = this.#facts;
+  #card(blockSize: number, rule: VerificationRule, defects: readonly string[]): EngineCard {
+    const { activations, instructionSet, defects: _compiled, ...digests } = this.#facts;
     return {
       name: 'cpu',
       ...digests,
@@ -127,7 +147,7 @@ export class CpuModel {
       rule,
       vocabSize: this.checkpoint.vocab,
       maxContext: this.checkpoint.maxContext,
-      defects: [],
+      defects,
       syntheticAcceptance: null,
     };
   }

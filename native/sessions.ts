@@ -17,10 +17,19 @@ export interface EngineOptions {
   readonly rule?: VerificationRule;
   /** Rounds carry the rows and uniforms that decided them. */
   readonly replay?: boolean;
+  /** A known mistake by its id, in a build that has them compiled in; the card names it. Default: none. */
+  readonly defect?: string;
 }
 
+/** What a build was compiled with: null for the normal one. */
+export type CompiledDefects = readonly { readonly id: string; readonly title: string }[] | null;
+
 /** Options with their defaults. `longest`: the draft's block, 1 without a draft. Throws InputError, naming `owner`. */
-export function checkedOptions(options: EngineOptions, longest: number, owner: string): Required<EngineOptions> {
+export function checkedOptions(
+  options: EngineOptions,
+  longest: number,
+  owner: string,
+): Required<Omit<EngineOptions, 'defect'>> {
   const { blockSize = longest, rule = 'match', replay = false } = options;
   if (!Number.isInteger(blockSize) || blockSize < 1 || blockSize > longest) {
     const reason = longest === 1 ? `${owner} has no draft, so only 1 can be decoded` : `1 .. ${longest} can be decoded`;
@@ -30,6 +39,21 @@ export function checkedOptions(options: EngineOptions, longest: number, owner: s
   return { blockSize, rule, replay };
 }
 
+/** The card's `defects`: none for a normal build, else that they are compiled in, and the active one. Throws InputError. */
+export function defectsOnCard(compiled: CompiledDefects, defect: string | undefined): string[] {
+  if (compiled === null && defect !== undefined)
+    throw new InputError('this build of the addon has no defects compiled in');
+  if (compiled === null) return [];
+  if (defect === undefined) return ['compiled-in'];
+  if (!compiled.some(({ id }) => id === defect)) throw new InputError(`unknown defect ${JSON.stringify(defect)}`);
+  return ['compiled-in', defect];
+}
+
+/** What every session of an engine is opened with, besides its decoding. */
+export function nativeOptions(replay: boolean, defect: string | undefined): { replay: boolean; defect?: string } {
+  return defect === undefined ? { replay } : { replay, defect };
+}
+
 export function processorName(): string {
   return os.cpus()[0]?.model.trim() ?? process.arch;
 }
@@ -37,19 +61,19 @@ export function processorName(): string {
 export class NativeEngine implements Engine {
   readonly card: EngineCard;
   readonly #native: NativeModel;
-  readonly #replay: boolean;
+  readonly #options: { readonly replay: boolean; readonly defect?: string };
   #closed = false;
 
-  constructor(native: NativeModel, card: EngineCard, replay: boolean) {
+  constructor(native: NativeModel, card: EngineCard, options: { readonly replay: boolean; readonly defect?: string }) {
     this.#native = native;
     this.card = card;
-    this.#replay = replay;
+    this.#options = options;
   }
 
   async open(prompt: readonly number[], decoding: Decoding): Promise<Session> {
     this.#check();
     const { blockSize, rule } = this.card;
-    const options = { ...decoding, blockSize, rule, replay: this.#replay };
+    const options = { ...decoding, blockSize, rule, ...this.#options };
     return new NativeEngineSession(await callAddon(() => this.#native.open(prompt, options)));
   }
 

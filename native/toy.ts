@@ -6,7 +6,15 @@ import { createHash } from 'node:crypto';
 import type { Engine } from '../harness/engine.ts';
 import { addon, addonDigest, callAddon, type NativeModel } from './addon.ts';
 import { InputError } from './errors.ts';
-import { checkedOptions, type EngineOptions, NativeEngine, processorName } from './sessions.ts';
+import {
+  type CompiledDefects,
+  checkedOptions,
+  defectsOnCard,
+  type EngineOptions,
+  NativeEngine,
+  nativeOptions,
+  processorName,
+} from './sessions.ts';
 
 /**
  * A Markov target of order m and a draft whose rows depend on the committed prefix, anchor included, and the slot. A context is
@@ -49,28 +57,39 @@ export class ToyModel {
   readonly maxContext: number;
   readonly #native: NativeModel;
   readonly #digests: Digests;
+  readonly #defects: CompiledDefects;
 
-  private constructor(tables: ToyTables, native: NativeModel, digests: Digests) {
+  private constructor(tables: ToyTables, native: NativeModel, digests: Digests, defects: CompiledDefects) {
     this.vocab = tables.vocab;
     this.block = tables.block;
     this.maxContext = tables.maxContext;
     this.#native = native;
     this.#digests = digests;
+    this.#defects = defects;
   }
 
-  /** @throws InputError for tables that do not have the sizes named or hold what is no logit, EnvironmentError without an addon */
-  static async load(tables: ToyTables): Promise<ToyModel> {
+  /**
+   * @param addonFile another build of the addon, for tests
+   * @throws InputError for tables that do not have the sizes named or hold what is no logit, EnvironmentError without an addon
+   */
+  static async load(tables: ToyTables, addonFile?: string): Promise<ToyModel> {
     if (typeof tables !== 'object' || tables === null) throw new InputError('toy: tables expected');
     const { vocab, order, block, maxContext, allowNan = false } = tables;
     const targetLogits = binary32('targetLogits', tables.targetLogits);
     const draftLogits = binary32('draftLogits', tables.draftLogits);
+    const build = addon(addonFile);
     const native = await callAddon(() =>
-      addon().loadToy({ vocab, order, block, maxContext, targetLogits, draftLogits, allowNan }),
+      build.loadToy({ vocab, order, block, maxContext, targetLogits, draftLogits, allowNan }),
     );
     const weightsDigest = digest(`toy target vocab=${vocab} order=${order}`, targetLogits);
     const draftDigest =
       block > 1 ? digest(`toy draft vocab=${vocab} order=${order} block=${block}`, draftLogits) : 'none';
-    return new ToyModel(tables, native, { weightsDigest, draftDigest, buildDigest: await addonDigest() });
+    return new ToyModel(
+      tables,
+      native,
+      { weightsDigest, draftDigest, buildDigest: await addonDigest(addonFile) },
+      build.defects?.() ?? null,
+    );
   }
 
   /** @throws InputError for a rule or a block size that this toy cannot be decoded with */
@@ -87,10 +106,10 @@ export class ToyModel {
       rule,
       vocabSize: this.vocab,
       maxContext: this.maxContext,
-      defects: [],
+      defects: defectsOnCard(this.#defects, options.defect),
       syntheticAcceptance: null,
     };
-    return new NativeEngine(this.#native, card, replay);
+    return new NativeEngine(this.#native, card, nativeOptions(replay, options.defect));
   }
 
   /** Sessions that are open stay usable; nothing new can be opened. */

@@ -41,6 +41,20 @@ Napi::Value instruction_sets(const Napi::CallbackInfo& info) {
   return names;
 }
 
+#ifdef KILOTOKEN_DEFECTS
+// defects() -> [{id, title}], what open() takes as `defect`
+Napi::Value defects(const Napi::CallbackInfo& info) {
+  Napi::Array list = Napi::Array::New(info.Env(), kDefects.size());
+  for (uint32_t i = 0; i < kDefects.size(); ++i) {
+    Napi::Object item = Napi::Object::New(info.Env());
+    item.Set("id", kDefects[i].id);
+    item.Set("title", kDefects[i].title);
+    list.Set(i, item);
+  }
+  return list;
+}
+#endif
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   auto* data = new AddonData;
   env.SetInstanceData(data);
@@ -49,6 +63,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("load", Napi::Function::New<load>(env, "load"));
   exports.Set("loadToy", Napi::Function::New<load_toy_tables>(env, "loadToy"));
   exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));
+#ifdef KILOTOKEN_DEFECTS
+  exports.Set("defects", Napi::Function::New<defects>(env, "defects"));
+#endif
   return exports;
 }
 

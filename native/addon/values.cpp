@@ -229,6 +229,9 @@ SessionOptions session_options_of(const Fields& fields) {
   else if (rule == "coupled") options.rule = Rule::kCoupled;
   else wrong(fields.path("rule"), "'match', 'reject' or 'coupled'");
   options.replay = fields.flag("replay");
+#ifdef KILOTOKEN_DEFECTS
+  if (fields.present("defect") && !options.decisions.choose(fields.text("defect"))) wrong(fields.path("defect"), "a defect of this build");
+#endif
   return options;
 }
 

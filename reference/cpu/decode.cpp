@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/accept.h"
+#include "decisions.h"
 
 namespace kilotoken {
 
@@ -86,14 +87,14 @@ void Session::prefill(Round& round) {
     }
   }
   if (options_.replay) record_rows(1, round);
-  round.committed = {target_token(out_.logits.data(), static_cast<uint32_t>(tokens_.size()), round)};
+  round.committed = {target_token(out_.logits.data(), filters(), static_cast<uint32_t>(tokens_.size()), round)};
 }
 
 // One block: anchor and drafts through the target, accept, roll both caches back to the accepted tokens.
 void Session::decode(Round& round) {
   // The last committed token of a full block lands `block` positions behind the anchor; it must still lie inside the context.
   const size_t block = std::min(options_.block_size, target_->max_context() - tokens_.size());
-  const size_t start = tokens_.size() - 1;
+  const size_t start = target_state_->length();  // the anchor's place
   if (block > 1) {
     const Stopwatch drafting(round.draft_ns);
     draft_block(block, round);
@@ -108,12 +109,13 @@ void Session::decode(Round& round) {
     if (options_.replay) record_rows(block, round);
     if (options_.rule == Rule::kReject && options_.block_size > 1 && !greedy()) verify_by_rejection(block, round);
     else verify_by_equality(block, round);
-    target_state_->truncate(start + 1 + round.accepted);
+    target_state_->truncate(start + options_.decisions.cached(round.committed.size(), block));
   }
   if (draft_) {
     const Stopwatch drafting(round.draft_ns);
-    const size_t verified = 1 + round.accepted;
+    const size_t verified = round.committed.size();  // the anchor and the drafts that passed
     draft_->extend(*draft_state_, std::span(out_.taps).first(out_.taps.size() / block * verified), verified);
+    options_.decisions.remember(draft_rows_);
   }
 }
 
@@ -134,55 +136,71 @@ void Session::draft_block(size_t block, Round& round) {
     if (coupled || options_.replay) log_row(draft_rows_[i], log_p_);
     if (options_.replay) round.replay.q.push_back(log_p_);
     round.drafted.push_back(coupled ? coupled_token(position, /*draft=*/true, round)
-                                    : inverse_cdf(draft_rows_[i].data(), static_cast<int>(vocab),
-                                                  draw(Stream::kDraftSample, position, round_index_, round)));
+                                    : options_.decisions.draft_token(
+                                          draft_rows_[i], draw(Stream::kDraftSample, position, round_index_, round)));
   }
 }
 
 // The target's own token of a position: what plain decoding emits there.
-int32_t Session::target_token(const float* logits, uint32_t position, Round& round) {
+int32_t Session::target_token(const float* logits, const Filters& filters, uint32_t position, Round& round) {
   const int vocab = static_cast<int>(target_->vocab_size());
   check_logits(logits, target_->vocab_size());
   if (greedy()) return argmax(logits, vocab);
-  processed_row(logits, target_->vocab_size(), filters(), p_);
+  processed_row(logits, target_->vocab_size(), filters, p_);
   if (options_.rule == Rule::kCoupled) {
     log_row(p_, log_p_);
     return coupled_token(position, /*draft=*/false, round);
   }
-  return inverse_cdf(p_.data(), vocab, draw(Stream::kTargetSample, position, /*round=*/0, round));
+  return options_.decisions.token(p_, draw(Stream::kTargetSample, position, /*round=*/0, round));
 }
 
 // Greedy, `match`, `coupled`, and plain decoding under any rule: keep drafts while they are the target's own tokens.
 void Session::verify_by_equality(size_t block, Round& round) {
+  Decisions& decide = options_.decisions;
+  const BlockRows rows = block_rows();
+  const uint32_t first = anchor_position() + 1;
   for (size_t i = 0; i < block; ++i) {
-    const uint32_t position = anchor_position() + 1 + static_cast<uint32_t>(i);
-    const int32_t token = target_token(out_.logits.data() + i * target_->vocab_size(), position, round);
-    round.committed.push_back(token);
-    if (i + 1 == block || token != round.drafted[i]) return;
+    const Place place{i, block - 1};
+    if (place.bonus() || decide.examines(place)) {
+      const float* logits = decide.target_logits(rows, place, round.drafted);
+      const uint32_t position = decide.number_position(first + static_cast<uint32_t>(i), first);
+      const int32_t token = target_token(logits, decide.target_filters(filters(), place), position, round);
+      round.committed.push_back(token);
+      if (place.bonus() || token != round.drafted[i]) return;
+    } else {
+      round.committed.push_back(round.drafted[i]);
+    }
     ++round.accepted;
   }
 }
 
 void Session::verify_by_rejection(size_t block, Round& round) {
-  const size_t vocab = target_->vocab_size();
+  Decisions& decide = options_.decisions;
+  const BlockRows rows = block_rows();
+  const uint32_t first = anchor_position() + 1;
   for (size_t i = 0; i < block; ++i) {
-    const uint32_t position = anchor_position() + 1 + static_cast<uint32_t>(i);
-    processed_row(out_.logits.data() + i * vocab, vocab, filters(), p_);
-    if (i + 1 == block) {  // every draft passed: the bonus token
-      residual_ = p_;
-    } else {
-      const std::vector<double>& q = draft_rows_[i];
-      const int32_t token = round.drafted[i];
-      if (accepts(draw(Stream::kAcceptCoin, position, round_index_, round), q[token], p_[token])) {
-        round.committed.push_back(token);
-        ++round.accepted;
-        continue;
-      }
-      residual_.resize(vocab);
-      residual_row(p_.data(), q.data(), static_cast<int>(vocab), residual_.data());
+    const Place place{i, block - 1};
+    const uint32_t position = first + static_cast<uint32_t>(i);
+    const Filters asked = decide.target_filters(filters(), place);
+    processed_row(decide.target_logits(rows, place, round.drafted), rows.vocab, asked, p_);
+    if (place.bonus()) {  // every draft passed
+      round.committed.push_back(decide.token(p_, draw(Stream::kResidualSample, position, round_index_, round)));
+      return;
     }
-    const double u = draw(Stream::kResidualSample, position, round_index_, round);
-    round.committed.push_back(inverse_cdf(residual_.data(), static_cast<int>(vocab), u));
+    const std::vector<double>& q = decide.draft_row(draft_rows_, rows, place);
+    const int32_t token = round.drafted[i];
+    const uint32_t coin_position = decide.number_position(position, first);
+    if (!decide.examines(place) ||
+        decide.accepts(draw(decide.coin_stream(), coin_position, round_index_, round), q[token], p_[token])) {
+      round.committed.push_back(token);
+      ++round.accepted;
+      continue;
+    }
+    if (decide.emits_correction(place)) {
+      decide.residual(Refusal{token, place, p_, q, draft_rows_, rows, asked}, residual_);
+      const double u = draw(decide.correction_stream(), position, round_index_, round);
+      round.committed.push_back(decide.token(residual_, u));
+    }
     return;
   }
 }
@@ -224,12 +242,12 @@ void Session::record_rows(size_t rows, Round& round) const {
 // Cuts the round's tokens at the first stop id and at the limits, appends them, and sees whether the session ends here.
 void Session::commit(Round& round) {
   const uint64_t emitted = tokens_.size() - prompt_length_;
-  const uint64_t left = decoding_.max_tokens - emitted;
+  const uint64_t left = options_.decisions.left(decoding_.max_tokens, emitted, {round_index_, round.committed.size()});
   if (round.committed.size() > left) round.committed.resize(left);
   const auto stop = std::find_first_of(round.committed.begin(), round.committed.end(), decoding_.stop_ids.begin(),
                                        decoding_.stop_ids.end());
   if (stop != round.committed.end()) {
-    round.committed.erase(stop + 1, round.committed.end());
+    if (options_.decisions.cuts_at_stop()) round.committed.erase(stop + 1, round.committed.end());
     finish_ = Finish::kStop;
   } else if (round.committed.size() == left || tokens_.size() + round.committed.size() >= target_->max_context()) {
     finish_ = Finish::kLength;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/random.h"
+#include "decisions.h"
 #include "model.h"
 #include "sampling.h"
 
@@ -64,6 +65,7 @@ struct SessionOptions {
   size_t block_size = 1;  // anchor and drafts; 1: plain
   Rule rule = Rule::kMatch;
   bool replay = false;
+  [[no_unique_address]] Decisions decisions;
 };
 
 class Session {
@@ -88,7 +90,7 @@ class Session {
   void draft_block(size_t block, Round& round);
   void verify_by_equality(size_t block, Round& round);
   void verify_by_rejection(size_t block, Round& round);
-  int32_t target_token(const float* logits, uint32_t position, Round& round);
+  int32_t target_token(const float* logits, const Filters& filters, uint32_t position, Round& round);
   int32_t coupled_token(uint32_t position, bool draft, Round& round) const;
   double draw(Stream stream, uint32_t position, uint32_t index, Round& round) const;
   void record_rows(size_t rows, Round& round) const;
@@ -96,6 +98,7 @@ class Session {
 
   bool greedy() const { return decoding_.temperature == 0; }
   Filters filters() const { return {decoding_.temperature, decoding_.top_p, decoding_.top_k}; }
+  BlockRows block_rows() const { return {out_.logits.data(), draft_logits_.data(), target_->vocab_size()}; }
   uint32_t anchor_position() const { return static_cast<uint32_t>(tokens_.size() - 1); }
 
   std::shared_ptr<const TargetModel> target_;

@@ -7,59 +7,13 @@
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { VerificationRule } from '../../../harness/engine.ts';
 import { enumerate } from '../../../harness/oracle/enumerate.ts';
-import { gammaQ } from '../../../harness/stats/chisquare.ts';
 import { ToyModel } from '../../../native/engines.ts';
 import { decode, finish, randomIds, tokensOf } from './checkpoints.ts';
+import { chiSquare, count, keyed, type Observed, observe } from './laws.ts';
 import { acceptedLaw, plainLaw, randomTables, type Toy, targetRow, toyOf } from './toys.ts';
 
 const ALPHA = 1e-5;
 const SESSIONS = 4000;
-
-/** p-value of counts against a law over the same keys; mass outside the law is a failure of its own. */
-function chiSquare(counts: ReadonlyMap<string, number>, law: ReadonlyMap<string, number>): number {
-  const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
-  let statistic = 0;
-  let cells = 0;
-  const add = (count: number, expected: number) => {
-    statistic += (count - expected) ** 2 / expected;
-    cells += 1;
-  };
-  const pooled = { count: 0, expected: 0 };
-  for (const [key, p] of law) {
-    const count = counts.get(key) ?? 0;
-    if (p * total >= 5) add(count, p * total);
-    else {
-      pooled.count += count;
-      pooled.expected += p * total;
-    }
-  }
-  if (pooled.expected >= 5) add(pooled.count, pooled.expected);
-  return cells < 2 ? 1 : gammaQ((cells - 1) / 2, statistic / 2);
-}
-
-const keyed = (values: readonly number[]) => new Map(values.map((value, key) => [String(key), value]));
-const count = (counts: Map<string, number>, key: string) => counts.set(key, (counts.get(key) ?? 0) + 1);
-
-interface Observed {
-  readonly toy: Toy;
-  readonly emitted: Map<string, number>;
-  /** Accepted in the first decode round. */
-  readonly accepted: Map<string, number>;
-}
-
-async function observe(toy: Toy, sessions: number, seed: number): Promise<Observed> {
-  const model = await ToyModel.load(toy.tables);
-  const engine = model.engine({ rule: 'reject' });
-  const emitted = new Map<string, number>();
-  const accepted = new Map<string, number>();
-  for (let s = 0; s < sessions; s++) {
-    const rounds = await decode(engine, toy.prompt, { ...toy.decoding, seed: String(seed + s) });
-    count(emitted, tokensOf(rounds).join());
-    if (rounds.length > 1) count(accepted, String(rounds[1]!.accepted));
-  }
-  await model.close();
-  return { toy, emitted, accepted };
-}
 
 const RANDOM_SHAPES = [
   { vocab: 3, order: 1, block: 2, temperature: 1.3, topK: 0, topP: 1, stopIds: [], maxTokens: 6 },
@@ -83,7 +37,9 @@ describe.each(TOYS.map((toy, i) => ({ name: toy.name, toy, seed: 100_000 * (i + 
   ({ toy, seed }) => {
     let observed: Observed;
     beforeAll(async () => {
-      observed = await observe(toy, SESSIONS, seed);
+      const model = await ToyModel.load(toy.tables);
+      observed = await observe(toy, model.engine({ rule: 'reject' }), SESSIONS, seed);
+      await model.close();
     });
 
     test('emitted sequences follow the law of plain decoding', () => {
@@ -105,7 +61,10 @@ describe.each(TOYS.map((toy, i) => ({ name: toy.name, toy, seed: 100_000 * (i + 
 describe('twins', () => {
   let observed: Observed;
   beforeAll(async () => {
-    observed = await observe(toyOf('e1'), SESSIONS, 1);
+    const toy = toyOf('e1');
+    const model = await ToyModel.load(toy.tables);
+    observed = await observe(toy, model.engine({ rule: 'reject' }), SESSIONS, 1);
+    await model.close();
   });
 
   test('a law with one target row out of sixteen turned by one token is rejected', () => {
