@@ -5,7 +5,7 @@ import { type Command, Option } from 'commander';
 import { InputError, type VerificationRule } from '../../harness/engine.ts';
 import { type EngineSource, isPlugin, openPlugin } from '../../harness/engines/plugin.ts';
 import { DEFAULT_LIMITS } from '../../harness/engines/transport.ts';
-import type { GateName } from '../../harness/gate/budget.ts';
+import type { Budget, GateName } from '../../harness/gate/budget.ts';
 import { EvidenceRecord } from '../../harness/gate/evidence.ts';
 import { runGate } from '../../harness/gate/gate.ts';
 import type { GatePrompt } from '../../harness/gate/observer.ts';
@@ -13,14 +13,18 @@ import { annotations, junit, markdown, plainLines } from '../../harness/gate/rep
 import { exitCodeOf, type GateResult } from '../../harness/gate/result.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { type Activations, loadModel, NANO } from '../support/model.ts';
-import { activationsOption, realNumber, seed } from '../support/options.ts';
+import { activationsOption, realNumber, seed, wholeNumber } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
 
 /** Built-in engines, by name. */
 const NANO_CPU = 'nano-cpu';
 const RULES: readonly VerificationRule[] = ['match', 'coupled', 'reject'];
 
-const EXACT_RULE_BUDGET = { lawTokens: 2_400, lawSeconds: 10 };
+const SHARED_BUDGETS: Readonly<Record<VerificationRule, Partial<Budget>>> = {
+  match: { lawTokens: 2_400, lawSeconds: 6 },
+  coupled: { lawTokens: 2_400, lawSeconds: 6 },
+  reject: { lawTokens: 12_000, lawSeconds: 18 },
+};
 
 interface Options {
   readonly engine: string;
@@ -31,6 +35,7 @@ interface Options {
   readonly activations?: Activations;
   readonly prompts?: string;
   readonly seed: string;
+  readonly tokens?: number;
   readonly evidence?: string;
   readonly junit?: string;
   readonly summary?: string;
@@ -51,6 +56,7 @@ export function verifyCommand(program: Command): void {
     .addOption(activationsOption())
     .option('--prompts <file>', 'token ids: {"cases":[{"ids":[...]},...]} (default: random ids)')
     .option('--seed <n>', 'seed of everything that is drawn', seed, '1')
+    .option('--tokens <n>', "tokens of the law test (default: the gate's)", wholeNumber(1))
     .option('--evidence <dir>', 'append-only record: runs of one build add up, and a refutation stays')
     .option('--junit <file>', 'write JUnit XML')
     .option('--summary <file>', 'append a Markdown summary')
@@ -89,8 +95,11 @@ async function run(options: Options): Promise<void> {
           record,
           signal,
           progress: note,
-          // Rules share the minute of a gate; equality has decided most where a rule promises it.
-          ...(rules.length > 1 && options.gate === 'pr' && rule !== 'reject' ? { budget: EXACT_RULE_BUDGET } : {}),
+          budget: {
+            // Rules share the minute of a gate; equality has decided most where a rule promises it.
+            ...(rules.length > 1 && options.gate === 'pr' ? SHARED_BUDGETS[named] : {}),
+            ...(options.tokens === undefined ? {} : { lawTokens: options.tokens, scoredTokens: options.tokens }),
+          },
         }),
       );
     }

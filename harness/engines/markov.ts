@@ -56,7 +56,13 @@ export const MARKOV_DEFECTS = [
 /** Rules that keep the law but are not the declared one: only the acceptance law can see them. */
 export const MARKOV_SLOW = ['G03'] as const;
 
-export type MarkovDefect = (typeof MARKOV_DEFECTS)[number] | (typeof MARKOV_SLOW)[number];
+/** Faults of both modes: equality and law cannot see them, only the filters computed again. */
+export const MARKOV_SHARED = ['B1 temperature', 'B2 top-p'] as const;
+
+export type MarkovDefect =
+  | (typeof MARKOV_DEFECTS)[number]
+  | (typeof MARKOV_SLOW)[number]
+  | (typeof MARKOV_SHARED)[number];
 
 export interface MarkovOptions {
   readonly weights: string;
@@ -193,7 +199,12 @@ export function markovEngine(options: MarkovOptions, chain = new Chain(options))
   };
   return {
     card,
-    open: async (prompt, decoding) => {
+    open: async (prompt, asked) => {
+      const decoding = {
+        ...asked,
+        ...(options.defect === 'B1 temperature' && asked.temperature > 0 ? { temperature: 1 } : {}),
+        ...(options.defect === 'B2 top-p' ? { topP: 1 } : {}),
+      };
       if (decoding.topK !== 0) throw new InputError('the chain has no top-k');
       if (prompt.length === 0) throw new InputError('the prompt is empty');
       if (prompt.some((id) => id < 0 || id >= card.vocabSize))

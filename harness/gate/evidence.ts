@@ -31,10 +31,10 @@ type Line = z.infer<typeof Line>;
 export type Earnings = Readonly<Record<string, Readonly<Record<string, number>>>>;
 
 export interface Earlier {
-  /** Runs of this build so far, finished or not. */
-  readonly runs: number;
-  /** Runs that started and never ended. */
-  readonly unfinished: number;
+  /** Number of the next run: the first that started and never ended, or a new one. */
+  readonly run: number;
+  /** Seed of the run that never ended: it is run again as it was, so that killing a run gives no second draw. */
+  readonly seed: string | null;
   readonly refutation: string | null;
   /** Sum over the runs of this build. */
   readonly earnings: Earnings;
@@ -82,10 +82,10 @@ export class EvidenceRecord {
       }
     }
     const refuted = ended.find((line) => line.verdict === 'refuted');
-    const runs = own.filter((line) => line.event === 'started').length;
+    const open = own.find((line) => line.event === 'started' && !ended.some((end) => end.run === line.run));
     return {
-      runs,
-      unfinished: runs - ended.length,
+      run: open?.run ?? ended.length,
+      seed: open?.seed ?? null,
       refutation: refuted === undefined ? null : `run ${refuted.run} of ${refuted.at}: ${refuted.evidence ?? ''}`,
       earnings,
     };

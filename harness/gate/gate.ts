@@ -29,7 +29,7 @@ export interface GateInput {
   readonly now?: () => number;
 }
 
-const NOTHING_EARLIER: Earlier = { runs: 0, unfinished: 0, refutation: null, earnings: {} };
+const NOTHING_EARLIER: Earlier = { run: 0, seed: null, refutation: null, earnings: {} };
 
 export async function runGate(input: GateInput): Promise<GateResult> {
   const now = input.now ?? performance.now.bind(performance);
@@ -55,7 +55,7 @@ export async function runGate(input: GateInput): Promise<GateResult> {
       if (card.outcome === 'consistent' && plainCard.outcome === 'consistent') {
         build = buildKey(engine.card, plain.card, input.gate);
         earlier = input.record?.earlier(build) ?? NOTHING_EARLIER;
-        input.record?.started({ build, run: earlier.runs, seed: input.seed, engine: input.source.name });
+        input.record?.started({ build, run: earlier.run, seed: earlier.seed ?? input.seed, engine: input.source.name });
         checks.push(checkDeclarations(engine));
         earnings = await judge(input, { engine, plain, budget, observer, checks, earlier, now });
       }
@@ -74,8 +74,8 @@ export async function runGate(input: GateInput): Promise<GateResult> {
     subject: input.source.name,
     card: engine?.card ?? null,
     baseline: input.baseline?.name ?? 'its own plain mode',
-    seed: input.seed,
-    run: earlier.runs,
+    seed: earlier.seed ?? input.seed,
+    run: earlier.run,
     budget,
     verdict: verdictOf(checks, input.signal.aborted),
     checks,
@@ -104,7 +104,8 @@ async function judge(
   { engine, plain, budget, observer, checks, earlier, now }: Judging,
 ): Promise<Earnings> {
   const { vocabSize, maxContext } = engine.card;
-  const prompts = input.prompts ?? builtInPrompts(input.seed, vocabSize, maxContext, budget.prompts);
+  const seed = earlier.seed ?? input.seed;
+  const prompts = input.prompts ?? builtInPrompts(seed, vocabSize, maxContext, budget.prompts);
   const longest = Math.max(budget.equalityTokens, budget.lawSessionTokens);
   const room = Math.max(1, maxContext - Math.max(...prompts.map((prompt) => prompt.ids.length)));
   if (input.prompts !== null) checkPrompts(prompts, engine, 1);
@@ -116,7 +117,7 @@ async function judge(
   if (room < longest) input.progress(`Sessions are cut to ${room} tokens, which is what the context holds.`);
   let sessions = 0;
   const decoding = (over: Partial<Decoding>): Decoding => ({
-    seed: sessionSeed(input.seed, earlier.runs, sessions++),
+    seed: sessionSeed(seed, earlier.run, sessions++),
     temperature: 1,
     topP: 1,
     topK: 0,
@@ -135,7 +136,7 @@ async function judge(
     observer,
     decoding,
     budget: fitted,
-    seed: input.seed,
+    seed,
     rowTolerance: input.rowTolerance,
     signal: input.signal,
     now,

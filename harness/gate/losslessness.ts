@@ -12,6 +12,7 @@ import { upperBoundWithoutEvent } from '../stats/proportion.ts';
 import type { Detectable } from '../verify/categorical.ts';
 import { comparability } from '../verify/comparability.ts';
 import { firstDifference } from '../verify/equality.ts';
+import { filterRow } from '../verify/filters.ts';
 import { probabilities, RoundLaws, rowsOf } from '../verify/round-laws.ts';
 import { TwoSampleProcess } from '../verify/two-sample-process.ts';
 import type { Budget } from './budget.ts';
@@ -285,6 +286,7 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[]): Promis
     if (distance >= largest) [largest, worst] = [distance, where];
   };
   let rowsFromPlain = 0;
+  let filteredRows = 0;
   for (let i = 0; i < Math.min(budget.rowPositions, 64 * kept.length) && !observer.broken; i++) {
     if (input.signal.aborted) break;
     const { prompt, decoding, tokens, rounds } = kept[i % kept.length]!;
@@ -295,6 +297,27 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[]): Promis
     const first = again.rounds[0] === undefined ? null : rowsOf(again.rounds[0], plain.card.vocabSize);
     if (first === null || typeof first === 'string') break;
     rowsFromPlain += 1;
+    const { temperature, topP, topK } = decoding;
+    if (temperature !== 1 || topP !== 1 || topK !== 0) {
+      // Both modes may mistake the filters in the same way; the row without them cannot.
+      const bare = await observer.run(
+        plain,
+        text,
+        { ...decoding, temperature: 1, topP: 1, topK: 0, maxTokens: 1 },
+        'row',
+      );
+      const source = bare.rounds[0] === undefined ? null : rowsOf(bare.rounds[0], plain.card.vocabSize);
+      if (source !== null && typeof source !== 'string') {
+        const expected = filterRow(source.p[0]!, temperature, topK, topP);
+        if (!expected.onEdge) {
+          filteredRows += 1;
+          note(
+            distance(rows[at]!, expected.row),
+            `filters at temperature ${temperature}, top-p ${topP}, prompt ${prompt.name}, output ${at}, seed ${decoding.seed}`,
+          );
+        }
+      }
+    }
     note(distance(rows[at]!, first.p[0]!), `prompt ${prompt.name}, output ${at}, seed ${decoding.seed}`);
   }
   let scored = 0;
@@ -312,7 +335,7 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[]): Promis
   if (n === 0) {
     return check({ ...base, evidence: 'The plain engine gives neither rows nor scores to compare with.' });
   }
-  const said = `${rowsFromPlain} whole rows and ${scored} scored tokens compared; largest distance ${largest.toExponential(1)} (${worst}), tolerance ${rowTolerance}`;
+  const said = `${rowsFromPlain} whole rows, ${filteredRows} rows filtered here and ${scored} scored tokens compared; largest distance ${largest.toExponential(1)} (${worst}), tolerance ${rowTolerance}`;
   if (largest > rowTolerance) {
     return check({
       ...base,

@@ -9,7 +9,7 @@ import { find, gate, refutations } from './support.ts';
 
 const ROOT = join(import.meta.dirname, '../../..');
 const TOY = `cmd:python3 ${join(ROOT, 'examples/engine_toy.py')}`;
-const LIMITS = { answerMs: 1_500, lineBytes: 200_000 };
+const LIMITS = { answerMs: 2_000, lineBytes: 200_000 };
 
 let scratch: string;
 beforeAll(() => {
@@ -20,7 +20,7 @@ afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 async function judged(text: string) {
   const source = openPlugin(text, LIMITS);
   try {
-    return await gate(source, { stepMs: 2_000 });
+    return await gate(source, { stepMs: 3_000 });
   } finally {
     await source.close();
   }

@@ -6,6 +6,7 @@ import { Random } from '../../../harness/stats/philox.ts';
 import { clopperPearson } from '../../../harness/stats/proportion.ts';
 import { EMISSION_FAMILIES, emissionLaw, type Situation } from '../../../harness/verify/alternatives.ts';
 import { CategoricalProcess, type Fill } from '../../../harness/verify/categorical.ts';
+import { filterRow } from '../../../harness/verify/filters.ts';
 import { PitProcess } from '../../../harness/verify/pit.ts';
 import { rowProblem } from '../../../harness/verify/round-laws.ts';
 import { TwoSampleProcess } from '../../../harness/verify/two-sample-process.ts';
@@ -182,6 +183,26 @@ describe('rows', () => {
     [[Number.POSITIVE_INFINITY, 0], 'above'],
   ])('%o is refused', (values, word) => expect(rowProblem(Float64Array.from(values), 2)).toContain(word));
   it('a one-hot row is a row', () => expect(rowProblem(Float64Array.of(0, Number.NEGATIVE_INFINITY), 2)).toBeNull());
+});
+
+describe('filters', () => {
+  const row4 = Float64Array.of(0.1, 0.4, 0.3, 0.2);
+  it.each([
+    [1, 0, 1, [0.1, 0.4, 0.3, 0.2]],
+    [0.5, 0, 1, [1 / 30, 16 / 30, 9 / 30, 4 / 30]],
+    [1, 2, 1, [0, 4 / 7, 3 / 7, 0]],
+    [1, 0, 0.5, [0, 4 / 7, 3 / 7, 0]],
+    [1, 0, 0.3, [0, 1, 0, 0]],
+    [1, 3, 0.6, [0, 4 / 7, 3 / 7, 0]],
+  ])('temperature %d, top-k %i, top-p %d', (temperature, topK, topP, expected) => {
+    const { row } = filterRow(row4, temperature, topK, topP);
+    expect([...row].map((value) => value.toFixed(12))).toEqual(expected.map((value) => value.toFixed(12)));
+  });
+  it('says when the cut lies on an edge', () => {
+    expect(filterRow(row4, 1, 0, 0.7).onEdge).toBe(true);
+    expect(filterRow(Float64Array.of(0.25, 0.25, 0.25, 0.25), 1, 0, 0.6).onEdge).toBe(true);
+    expect(filterRow(row4, 1, 0, 0.6).onEdge).toBe(false);
+  });
 });
 
 describe('helpers', () => {

@@ -52,7 +52,7 @@ describe('evidence', () => {
     expect(other.verdict).toBe('passed');
   });
 
-  it('counts a run that never ended', async () => {
+  it('runs again, as it was, a run that never ended', async () => {
     const record = new EvidenceRecord(directory);
     const source = markovSource(CHAIN);
     const broken = { ...source, open: source.open };
@@ -65,8 +65,10 @@ describe('evidence', () => {
       }),
     ).rejects.toThrow();
     expect(lines().map((line) => line.event)).toEqual(['started']);
-    const next = await gateOf({}, { record: new EvidenceRecord(directory) });
-    expect(next.run).toBe(1);
+    const next = await gateOf({}, { record: new EvidenceRecord(directory), seed: '99' });
+    expect([next.run, next.seed]).toEqual([0, '1']);
+    const after = await gateOf({}, { record: new EvidenceRecord(directory), seed: '99' });
+    expect([after.run, after.seed]).toEqual([1, '99']);
   });
 
   it('is refused once a line was changed or taken out', async () => {
