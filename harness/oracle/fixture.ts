@@ -22,16 +22,25 @@ export const MOST_SEQUENCES = 2 ** 17;
 export const MOST_PATHS = 2 ** 20;
 
 const Token = z.int().min(0);
-const Value = z.number();
+/** Beyond these a sum of logit, bias and penalties could leave binary64. */
+const LARGEST_LOGIT = 1e6;
+const LARGEST_PENALTY = 1e3;
+
+const Value = z.number().min(-LARGEST_LOGIT).max(LARGEST_LOGIT);
+const Penalty = z.number().min(-LARGEST_PENALTY).max(LARGEST_PENALTY);
 
 const DecodingFields = z.strictObject({
   temperature: z.number().min(0).describe('0 is greedy'),
   topK: z.int().min(0).describe('0 keeps all; ties keep the lowest ids'),
   topP: z.number().gt(0).max(1).describe('1 keeps all; the shortest prefix that reaches it, ties by id'),
-  repetitionPenalty: z.number().gt(0).describe('over prompt and output; 1 changes nothing'),
-  presencePenalty: z.number().describe('over the output; 0 changes nothing'),
-  frequencyPenalty: z.number().describe('over the output, per occurrence; 0 changes nothing'),
-  logitBias: z.array(z.strictObject({ token: Token, bias: z.number() })).describe('added to the target logits'),
+  repetitionPenalty: z
+    .number()
+    .min(1 / LARGEST_PENALTY)
+    .max(LARGEST_PENALTY)
+    .describe('over prompt and output; 1 changes nothing'),
+  presencePenalty: Penalty.describe('over the output; 0 changes nothing'),
+  frequencyPenalty: Penalty.describe('over the output, per occurrence; 0 changes nothing'),
+  logitBias: z.array(z.strictObject({ token: Token, bias: Value })).describe('added to the target logits'),
   stopIds: z.array(Token).describe('emission ends with the first of these, itself emitted'),
   maxTokens: z.union([z.int().min(1), z.null()]).describe('null: as many as the run is long'),
 });

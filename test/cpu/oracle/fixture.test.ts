@@ -5,7 +5,7 @@ import { Ajv2020 } from 'ajv/dist/2020.js';
 import { describe, expect, test } from 'vitest';
 import { fixtureFiles } from '../../../harness/fixtures/make.ts';
 import { checkFixture, type Fixture, fixtureSchemaText, readFixture } from '../../../harness/oracle/fixture.ts';
-import { FIXTURES, fixture, ROOT } from './support.ts';
+import { FIXTURES, fixture, PLAIN, ROOT } from './support.ts';
 
 test.each(fixtureFiles())('$file is what its recipe writes (node dist/scripts/write-fixtures.js)', ({ file, text }) => {
   expect(readFileSync(join(FIXTURES, file), 'utf8')).toBe(text);
@@ -142,6 +142,8 @@ describe('broken fixtures', () => {
       }),
       /logitBias\[0\]/,
     ],
+    ['a logit that could overflow', { ...fixture('logits'), target: [[1e9, 0, 0, 0, 0]] }, /target\[0\]\[0\]/],
+    ['a penalty of nothing', { ...fixture('e1'), decoding: { ...PLAIN, repetitionPenalty: 0 } }, /repetitionPenalty/],
     [
       'a fractional token',
       broken((d) => {
