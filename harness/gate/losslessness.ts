@@ -178,10 +178,11 @@ async function checkLaw(input: LosslessInput): Promise<LosslessOutcome> {
   const threshold = Math.log(FAMILY.length / budget.alpha);
   const kept: Sampled[] = [];
   let broken: string | null = null;
+  let foreign = false;
   const refused = new Set<number>();
 
   for (let i = 0; laws.emission.n < target && !laws.reached(threshold) && broken === null; i += LANES) {
-    if (signal.aborted || observer.broken || input.now() > deadline) break;
+    if (signal.aborted || observer.broken || foreign || input.now() > deadline) break;
     const lanes = Array.from({ length: LANES }, (_, lane) => {
       const prompt = input.prompts[(i + lane) % input.prompts.length]!;
       // Every third session has filters: what they cut must never be emitted.
@@ -212,7 +213,10 @@ async function checkLaw(input: LosslessInput): Promise<LosslessOutcome> {
           break;
         }
         const outside = [...round.committed, ...round.drafted].some((id) => id >= engine.card.vocabSize);
-        if (outside) break; // the books have it
+        if (outside) {
+          foreign = true; // the books have it; more of the same proves nothing
+          break;
+        }
         rounds.push({ round, ...rows });
       }
       if (broken !== null) break;
