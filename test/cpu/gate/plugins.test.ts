@@ -110,7 +110,10 @@ describe('a child process that', () => {
       const source = openPlugin(${JSON.stringify(`${TOY} # ${marker}`)});
       await source.open({});
       process.exit(0);`;
-    await new Promise((done) => spawn(process.execPath, ['--input-type=module', '-e', code]).once('exit', done));
+    const ended = new Promise((done) =>
+      spawn(process.execPath, ['--input-type=module', '-e', code]).once('exit', done),
+    );
+    expect(await ended).toBe(0); // otherwise nothing was started that could be left
     await new Promise((done) => setTimeout(done, 200));
     const list = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
     expect(list.split('\n').filter((line) => line.includes(marker))).toEqual([]);
