@@ -13,7 +13,7 @@ import { chiSquare, count, keyed, type Observed, observe } from './laws.ts';
 import { acceptedLaw, plainLaw, randomTables, type Toy, targetRow, toyOf } from './toys.ts';
 
 const ALPHA = 1e-5;
-const SESSIONS = 4000;
+const SESSIONS = 3000;
 
 const RANDOM_SHAPES = [
   { vocab: 3, order: 1, block: 2, temperature: 1.3, topK: 0, topP: 1, stopIds: [], maxTokens: 6 },
