@@ -10,6 +10,7 @@ import { doctorCommand } from './commands/doctor.ts';
 import { draftCommand } from './commands/draft.ts';
 import { enumerateCommand } from './commands/enumerate.ts';
 import { generateCommand } from './commands/generate.ts';
+import { mutantsCommand } from './commands/mutants.ts';
 import { publishCommand } from './commands/publish.ts';
 import { reportCommand } from './commands/report.ts';
 import { schemaCommand } from './commands/schema.ts';
@@ -39,6 +40,7 @@ function program(): Command {
   auditCommand(root);
   verifyCommand(root);
   enumerateCommand(root);
+  mutantsCommand(root);
   generateCommand(root);
   scoreCommand(root);
   draftCommand(root);
