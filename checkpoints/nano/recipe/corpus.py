@@ -3,6 +3,7 @@
 A row is {"scenario", "source", "messages", "tools"?}. Every user text and every problem statement is normalised and hashed; a
 row whose hash is on the held-out list is dropped and counted. One row in fifty, chosen by a hash of its first user text, is kept
 out of training for validation.
+LIMIT: the split is by prompt text, so one MBPP task can be trained on in one language and held out in another; the card counts how many.
 """
 import csv
 import glob
