@@ -30,6 +30,8 @@ export interface NativeCheckpoint {
   readonly activations: Activations;
   /** One of instructionSets(); default the first. All give the same bits. */
   readonly instructionSet?: string;
+  /** An id of networkDefects(); only a build that has them takes it. */
+  readonly defect?: string;
 }
 
 export interface NativeDraft extends Omit<AttentionPlan, 'kind' | 'fusedGroups'> {
@@ -116,6 +118,8 @@ export interface Addon {
   instructionSets(): string[];
   /** Only in a build with KILOTOKEN_DEFECTS: the mistakes a session can be opened with. */
   defects?(): { id: string; title: string }[];
+  /** Likewise: the mistakes a checkpoint can be loaded with. `target`: in the target, which plain decoding shares; else in the draft. */
+  networkDefects?(): { id: string; title: string; target: boolean }[];
 }
 
 const loaded = new Map<string, Addon>();

@@ -27,6 +27,8 @@ export interface LoadOptions {
   readonly instructionSet?: string;
   /** Another build of the addon, for tests. */
   readonly addonFile?: string;
+  /** A known mistake of the networks by its id, in a build that has them compiled in; every card names it. Default: none. */
+  readonly defect?: string;
 }
 
 export interface ScoredCase {
@@ -52,6 +54,8 @@ interface Facts {
   readonly activations: Activations;
   readonly instructionSet: string;
   readonly defects: CompiledDefects;
+  /** Defects of the networks as loaded, for the card. */
+  readonly networkDefects: readonly string[];
 }
 
 export class CpuModel {
@@ -77,6 +81,7 @@ export class CpuModel {
     if (instructionSet === undefined) {
       throw new EnvironmentError('this processor lacks AVX2 and FMA, which the CPU engine needs on x86-64');
     }
+    const networkDefects = defectsOnCard(native.networkDefects?.() ?? null, options.defect).slice(1);
     const model = await callAddon(() =>
       native.load({
         ...checkpoint,
@@ -84,6 +89,7 @@ export class CpuModel {
         draft: checkpoint.draft && { ...checkpoint.draft, tensors: [...checkpoint.draft.tensors.values()] },
         activations,
         instructionSet,
+        ...(options.defect === undefined ? {} : { defect: options.defect }),
       }),
     );
     const [weightsDigest, draftDigest, buildDigest] = await Promise.all([
@@ -98,6 +104,7 @@ export class CpuModel {
       activations,
       instructionSet,
       defects: native.defects?.() ?? null,
+      networkDefects,
     });
   }
 
@@ -105,7 +112,7 @@ export class CpuModel {
   engine(options: EngineOptions = {}): Engine {
     const longest = this.checkpoint.draft?.blockSize ?? 1;
     const { blockSize, rule, replay } = checkedOptions(options, longest, 'the checkpoint');
-    const defects = defectsOnCard(this.#facts.defects, options.defect);
+    const defects = [...defectsOnCard(this.#facts.defects, options.defect), ...this.#facts.networkDefects];
     return new NativeEngine(this.#native, this.#card(blockSize, rule, defects), nativeOptions(replay, options.defect));
   }
 
@@ -135,7 +142,7 @@ export class CpuModel {
   }
 
   #card(blockSize: number, rule: VerificationRule, defects: readonly string[]): EngineCard {
-    const { activations, instructionSet, defects: _compiled, ...digests } = this.#facts;
+    const { activations, instructionSet, defects: _compiled, networkDefects: _loaded, ...digests } = this.#facts;
     return {
       name: 'cpu',
       ...digests,

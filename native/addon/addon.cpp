@@ -53,6 +53,19 @@ Napi::Value defects(const Napi::CallbackInfo& info) {
   }
   return list;
 }
+
+// networkDefects() -> [{id, title, target}], what load() takes as `defect`
+Napi::Value network_defects(const Napi::CallbackInfo& info) {
+  Napi::Array list = Napi::Array::New(info.Env(), kNetworkDefects.size());
+  for (uint32_t i = 0; i < kNetworkDefects.size(); ++i) {
+    Napi::Object item = Napi::Object::New(info.Env());
+    item.Set("id", kNetworkDefects[i].id);
+    item.Set("title", kNetworkDefects[i].title);
+    item.Set("target", kNetworkDefects[i].target);
+    list.Set(i, item);
+  }
+  return list;
+}
 #endif
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
@@ -65,6 +78,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));
 #ifdef KILOTOKEN_DEFECTS
   exports.Set("defects", Napi::Function::New<defects>(env, "defects"));
+  exports.Set("networkDefects", Napi::Function::New<network_defects>(env, "networkDefects"));
 #endif
   return exports;
 }

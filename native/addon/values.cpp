@@ -190,6 +190,14 @@ ModelSpec model_spec_of(const Napi::Value& value) {
     spec.mask_embedding = floats_of(from.value("maskEmbedding"), from.path("maskEmbedding"));
     spec.draft_tensors = tensors_of(from, "tensors");
   }
+#ifdef KILOTOKEN_DEFECTS
+  if (fields.present("defect")) {
+    Networks& networks = target.networks;
+    if (!networks.choose(fields.text("defect"))) wrong(fields.path("defect"), "a defect of this build's networks");
+    spec.draft.networks = networks;
+    networks.plans(target, spec.draft);
+  }
+#endif
   return spec;
 }
 

@@ -58,12 +58,14 @@ void check_draft(const ModelSpec& spec) {
   for (const float value : spec.mask_embedding) need(std::isfinite(value), "a mask embedding that is not finite");
 }
 
-AttentionWeights load_attention(TensorReader& reader, const std::string& base, const AttentionPlan& a, size_t hidden) {
+AttentionWeights load_attention(TensorReader& reader, const std::string& base, const AttentionPlan& a, size_t hidden,
+                                const Networks& networks) {
   const size_t q_rows = a.q_heads * a.head_dim, k_rows = a.kv_heads * a.head_dim, v_rows = a.kv_heads * a.v_head_dim;
   AttentionWeights w;
   if (a.fused_groups > 0) {
-    const LinearWeights fused = reader.linear(base + ".qkv_proj", q_rows + k_rows + v_rows, hidden, a.fused_groups);
-    QkvWeights split = split_fused_qkv(fused, a.fused_groups, q_rows, k_rows, v_rows);
+    LinearWeights fused = reader.linear(base + ".qkv_proj", q_rows + k_rows + v_rows, hidden, a.fused_groups);
+    const size_t groups = networks.split_groups(a.fused_groups, fused);
+    QkvWeights split = split_fused_qkv(fused, groups, q_rows, k_rows, v_rows);
     w.q = std::move(split.q);
     w.k = std::move(split.k);
     w.v = std::move(split.v);
@@ -86,7 +88,7 @@ LayerWeights load_layer(TensorReader& reader, const std::string& base, const Tar
   LayerWeights w;
   w.input_norm = reader.vector(base + ".input_layernorm.weight", plan.hidden);
   w.post_attention_norm = reader.vector(base + ".post_attention_layernorm.weight", plan.hidden);
-  w.attention = load_attention(reader, base + ".self_attn", layer.attention, plan.hidden);
+  w.attention = load_attention(reader, base + ".self_attn", layer.attention, plan.hidden, plan.networks);
   if (!layer.mixture) {
     w.dense = load_ffn(reader, base + ".mlp", plan.hidden, layer.ffn_width);
     return w;
@@ -110,6 +112,7 @@ TargetWeights load_target(const ModelSpec& spec) {
   w.final_norm = reader.vector("model.norm.weight", plan.hidden);
   for (size_t l = 0; l < plan.layers.size(); ++l)
     w.layers.push_back(load_layer(reader, "model.layers." + std::to_string(l), plan, plan.layers[l]));
+  plan.networks.weights(w);
   return w;
 }
 
@@ -127,7 +130,7 @@ DraftWeights load_draft(const ModelSpec& spec) {
     DraftLayerWeights layer;
     layer.input_norm = reader.vector(base + ".input_layernorm.weight", hidden);
     layer.post_attention_norm = reader.vector(base + ".post_attention_layernorm.weight", hidden);
-    layer.attention = load_attention(reader, base + ".self_attn", plan.attention, hidden);
+    layer.attention = load_attention(reader, base + ".self_attn", plan.attention, hidden, plan.networks);
     layer.attention.q_norm = reader.vector(base + ".self_attn.q_norm.weight", plan.attention.head_dim);
     layer.attention.k_norm = reader.vector(base + ".self_attn.k_norm.weight", plan.attention.head_dim);
     layer.ffn = load_ffn(reader, base + ".mlp", hidden, plan.ffn_width);
@@ -152,7 +155,8 @@ std::shared_ptr<const Model> Model::load(const ModelSpec& spec) {
   const Ops& ops = choose_ops(spec.instruction_set);
   check_target(spec.target);
   if (spec.has_draft) check_draft(spec);
-  auto target = std::make_shared<const Target>(ops, spec.activations, spec.target, load_target(spec),
+  const Networks& networks = spec.target.networks;
+  auto target = std::make_shared<const Target>(networks.ops(ops), spec.activations, spec.target, load_target(spec),
                                                spec.has_draft ? spec.draft.target_layer_ids : std::vector<size_t>{});
   std::shared_ptr<const Draft> draft;
   if (spec.has_draft) draft = std::make_shared<const Draft>(ops, spec.activations, spec.draft, load_draft(spec), *target);

@@ -13,6 +13,7 @@
 
 #include "core/accept.h"
 #include "core/random.h"
+#include "model.h"
 #include "places.h"
 #include "sampling.h"
 
@@ -49,6 +50,11 @@ struct Decisions {
   static uint32_t number_position(uint32_t position, uint32_t first) { return static_cast<void>(first), position; }
   static Stream coin_stream() { return Stream::kAcceptCoin; }
   static Stream correction_stream() { return Stream::kResidualSample; }
+
+  // Taps of a block of `rows` into the draft's context: those of the first `verified`, which hold. The anchor that follows has none yet.
+  static void extend(const DraftModel& draft, SequenceState& context, std::span<const float> taps, size_t rows, size_t verified) {
+    draft.extend(context, taps.first(taps.size() / rows * verified), verified);
+  }
 
   // Places the target's cache keeps of a block whose first `kept` rows hold, of `rows` in all.
   static size_t cached(size_t kept, size_t rows) { return static_cast<void>(rows), kept; }

@@ -114,7 +114,7 @@ void Session::decode(Round& round) {
   if (draft_) {
     const Stopwatch drafting(round.draft_ns);
     const size_t verified = round.committed.size();  // the anchor and the drafts that passed
-    draft_->extend(*draft_state_, std::span(out_.taps).first(out_.taps.size() / block * verified), verified);
+    options_.decisions.extend(*draft_, *draft_state_, out_.taps, block, verified);
     options_.decisions.remember(draft_rows_);
   }
 }

@@ -80,7 +80,7 @@ void Draft::propose(SequenceState& sequence, int32_t anchor, size_t block, std::
     const size_t position = start + r;
     const size_t first = window != 0 && position + 1 > window ? position + 1 - window : 0;
     s.attention.first[r] = static_cast<uint32_t>(std::min(first, start));  // the window bounds the context, never the block
-    s.attention.end[r] = static_cast<uint32_t>(start + block);
+    s.attention.end[r] = static_cast<uint32_t>(plan_.networks.block_end(position, start + block));
   }
 
   const auto norm = [&](const std::vector<float>& weight) {
@@ -93,7 +93,7 @@ void Draft::propose(SequenceState& sequence, int32_t anchor, size_t block, std::
   for (size_t r = 0; r < block; ++r) {
     const int32_t id = r == 0 ? anchor : plan_.mask_token_id;
     float* row = s.hidden.data() + r * hidden;
-    if (id == plan_.mask_token_id) std::copy(weights_.mask_embedding.begin(), weights_.mask_embedding.end(), row);
+    if (plan_.networks.masked(id, plan_.mask_token_id)) std::copy(weights_.mask_embedding.begin(), weights_.mask_embedding.end(), row);
     else embed(*embedding_, id, row);
   }
   const AttentionContext context{ops_, activations_, plan_.epsilon, plan_.value_scale};

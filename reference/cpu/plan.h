@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "networks.h"
+
 namespace kilotoken {
 
 struct AttentionPlan {
@@ -37,6 +39,7 @@ struct TargetPlan {
   float routed_scale = 1;
   size_t max_context = 0;  // tokens, prompt and output together
   std::vector<LayerPlan> layers;
+  [[no_unique_address]] Networks networks;
 };
 
 struct DraftPlan {
@@ -48,6 +51,7 @@ struct DraftPlan {
   size_t block_size = 0;                   // anchor and masks
   std::vector<size_t> target_layer_ids;    // whose outputs feed the draft, in order of concatenation
   int32_t mask_token_id = 0;
+  [[no_unique_address]] Networks networks;
 };
 
 }  // namespace kilotoken

@@ -26,9 +26,12 @@ inline void choose_experts(const TargetPlan& plan, const float* p, const float* 
   top_k(biased.data(), static_cast<int>(plan.experts), static_cast<int>(k), ids.data());
   std::sort(ids.begin(), ids.end());
   float total = 0.0f;
-  for (const int id : ids) total += p[id];
+  for (const int id : ids) total += plan.networks.expert_score(p[id], biased[id]);
   const float divisor = plan.normalise_expert_weights ? total + 1e-20f : 1.0f;
-  for (size_t i = 0; i < k; ++i) chosen[i] = {ids[i], p[ids[i]] / divisor * plan.routed_scale};
+  for (size_t i = 0; i < k; ++i) {
+    const int id = ids[i];
+    chosen[i] = {id, plan.networks.expert_score(p[id], biased[id]) / divisor * plan.routed_scale};
+  }
 }
 
 }  // namespace kilotoken

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../model.h"
 #include "../places.h"
 #include "../sampling.h"
 #include "core/accept.h"
@@ -104,6 +105,7 @@ class Decisions {
   bool accepts(double u, double q, double p) const {
     if (is(Defect::kM04)) return kilotoken::accepts(u, p, q);
     if (is(Defect::kM06) || is(Defect::kG03)) return kilotoken::accepts(u, 1.0, p);
+    if (is(Defect::kH04)) return u < 0.8;
     if (is(Defect::kM24)) return kilotoken::accepts(u, 0.9 * q, p);
     if (is(Defect::kM25)) return kilotoken::accepts(u, 0.99 * q, p);
     return kilotoken::accepts(u, q, p);
@@ -140,6 +142,12 @@ class Decisions {
   Stream coin_stream() const { return is(Defect::kM31b) ? Stream::kDraftSample : Stream::kAcceptCoin; }
   Stream correction_stream() const { return is(Defect::kM30) ? Stream::kAcceptCoin : Stream::kResidualSample; }
 
+  void extend(const DraftModel& draft, SequenceState& context, std::span<const float> taps, size_t rows, size_t verified) {
+    context.truncate(context.length() - ahead_);
+    ahead_ = is(Defect::kAnchor) && verified < rows ? 1 : 0;
+    draft.extend(context, taps.first(taps.size() / rows * (verified + ahead_)), verified + ahead_);
+  }
+
   size_t cached(size_t kept, size_t rows) const {
     if (is(Defect::kM20) && kept < rows) return kept + 1;
     if (is(Defect::kM21) && kept == rows && rows > 1) return kept - 1;
@@ -165,6 +173,7 @@ class Decisions {
   }
 
   Defect defect_ = Defect::kNone;
+  size_t ahead_ = 0;                         // places of the draft's context that it must not have
   std::vector<std::vector<double>> before_;  // draft rows of the round before
   std::vector<double> row_, next_;
   std::vector<float> scratch_;

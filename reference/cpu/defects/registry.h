@@ -1,5 +1,5 @@
-// Known mistakes of speculative samplers, one line each, by the ids of the published catalogue. Only a build with KILOTOKEN_DEFECTS
-// contains them; a session is opened with at most one.
+// Known mistakes of speculative samplers and of the networks behind them, one line each, by the ids of the published catalogue. Only a
+// build with KILOTOKEN_DEFECTS contains them; a session is opened with at most one, a checkpoint loaded with at most one.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@ namespace kilotoken {
 enum class Defect {
   kNone,
   kM01, kM02, kM03, kM04, kM05, kM06, kM07, kM08, kM09, kM10, kM11, kM12, kM13, kM14, kM15, kM16, kM18, kM19, kM20, kM21, kM22,
-  kM23, kM24, kM25, kM26, kM27, kM28, kM29, kM30, kM31b, kM32, kM34, kM35, kM37, kM38, kG02, kG03,
+  kM23, kM24, kM25, kM26, kM27, kM28, kM29, kM30, kM31b, kM32, kM34, kM35, kM37, kM38, kG02, kG03, kH04, kAnchor,
 };
 
 struct DefectEntry {
@@ -56,6 +56,43 @@ inline constexpr std::array kDefects{
     DefectEntry{Defect::kM38, "M38", "the token limit counts steps"},
     DefectEntry{Defect::kG02, "G02", "argmax drafts, q their point mass (lossless, slower)"},
     DefectEntry{Defect::kG03, "G03", "accept by p alone, residual p without the draft (lossless, slower)"},
+    DefectEntry{Defect::kH04, "H04", "synthetic acceptance is left on: four of five drafts pass, whatever the rows say"},
+    DefectEntry{Defect::kAnchor, "anchor", "the draft's context reaches over the anchor's place, with the taps of what was refused there"},
+};
+
+enum class NetworkDefect {
+  kNone,
+  kTap, kMaskRow, kDraftRope, kDraftValueScale, kDraftSink, kCausalBlock,
+  kRope, kValueScale, kSinkDropped, kSinkGlobal, kQkvOrder, kScaleRow, kNibble, kScaleBias126, kScaleBias128, kSwiglu, kRouterBias,
+  kTopKNorm,
+};
+
+struct NetworkDefectEntry {
+  NetworkDefect defect;
+  const char* id;
+  const char* title;
+  bool target;  // of the target, and so of both arms of a comparison of speculation on and off; else of the draft alone
+};
+
+inline constexpr std::array kNetworkDefects{
+    NetworkDefectEntry{NetworkDefect::kTap, "tap", "draft taps are read one layer early", false},
+    NetworkDefectEntry{NetworkDefect::kMaskRow, "mask row", "the embedding row of the mask token is not overridden", false},
+    NetworkDefectEntry{NetworkDefect::kDraftRope, "rope draft", "rotary embedding over the draft's full head dimension", false},
+    NetworkDefectEntry{NetworkDefect::kDraftValueScale, "value scale draft", "the draft's attention value scale is dropped", false},
+    NetworkDefectEntry{NetworkDefect::kDraftSink, "sink dropped draft", "the draft's attention sinks are dropped", false},
+    NetworkDefectEntry{NetworkDefect::kCausalBlock, "causal block", "the draft attends causally within its block", false},
+    NetworkDefectEntry{NetworkDefect::kRope, "rope", "rotary embedding over the target's full head dimension", true},
+    NetworkDefectEntry{NetworkDefect::kValueScale, "value scale", "the target's attention value scale is dropped", true},
+    NetworkDefectEntry{NetworkDefect::kSinkDropped, "sink dropped", "the attention sink is dropped on sliding layers", true},
+    NetworkDefectEntry{NetworkDefect::kSinkGlobal, "sink global", "an attention sink of logit 0 is added on global layers", true},
+    NetworkDefectEntry{NetworkDefect::kQkvOrder, "qkv order", "fused QKV is read as all Q, all K, all V", true},
+    NetworkDefectEntry{NetworkDefect::kScaleRow, "scale row", "FP8 scale rows of fused QKV do not restart at each group", true},
+    NetworkDefectEntry{NetworkDefect::kNibble, "nibble", "MXFP4 nibbles are swapped", true},
+    NetworkDefectEntry{NetworkDefect::kScaleBias126, "scale bias 126", "the MXFP4 scale exponent has a bias of 126", true},
+    NetworkDefectEntry{NetworkDefect::kScaleBias128, "scale bias 128", "the MXFP4 scale exponent has a bias of 128", true},
+    NetworkDefectEntry{NetworkDefect::kSwiglu, "swiglu", "SwiGLU is clamped at 7", true},
+    NetworkDefectEntry{NetworkDefect::kRouterBias, "router bias", "the correction bias enters the router weights", true},
+    NetworkDefectEntry{NetworkDefect::kTopKNorm, "top-k norm", "router weights of the chosen experts are not normalised", true},
 };
 
 }  // namespace kilotoken
