@@ -67,6 +67,8 @@ export interface NativeSessionOptions {
   readonly blockSize: number;
   readonly rule: 'match' | 'reject' | 'coupled';
   readonly replay: boolean;
+  /** In [0, 1): read in order of use, and then from the first again, in place of uniforms. Default: they are drawn. */
+  readonly tape?: Float64Array;
   /** An id of defects(); only a build that has them takes it. */
   readonly defect?: string;
 }

@@ -12,13 +12,14 @@ import {
   defectsOnCard,
   type EngineOptions,
   NativeEngine,
-  nativeOptions,
   processorName,
   SCORE_CHUNK,
+  sessionSettings,
 } from './sessions.ts';
+import { toyOpener } from './toy.ts';
 
 export type { EngineOptions } from './sessions.ts';
-export { ToyModel, type ToyTables } from './toy.ts';
+export { ToyModel, type ToyTables, tablesOf } from './toy.ts';
 
 export interface LoadOptions {
   /** Default: as the checkpoint's config says. */
@@ -62,11 +63,13 @@ export class CpuModel {
   readonly checkpoint: Checkpoint;
   readonly #native: NativeModel;
   readonly #facts: Facts;
+  readonly #addonFile: string | undefined;
 
-  private constructor(checkpoint: Checkpoint, native: NativeModel, facts: Facts) {
+  private constructor(checkpoint: Checkpoint, native: NativeModel, facts: Facts, addonFile: string | undefined) {
     this.checkpoint = checkpoint;
     this.#native = native;
     this.#facts = facts;
+    this.#addonFile = addonFile;
   }
 
   /**
@@ -97,7 +100,7 @@ export class CpuModel {
       checkpoint.draftDigest(),
       addonDigest(options.addonFile),
     ]);
-    return new CpuModel(checkpoint, model, {
+    const facts: Facts = {
       weightsDigest,
       draftDigest,
       buildDigest,
@@ -105,7 +108,8 @@ export class CpuModel {
       instructionSet,
       defects: native.defects?.() ?? null,
       networkDefects,
-    });
+    };
+    return new CpuModel(checkpoint, model, facts, options.addonFile);
   }
 
   /** @throws InputError for a rule or a block size that this checkpoint cannot be decoded with */
@@ -113,7 +117,13 @@ export class CpuModel {
     const longest = this.checkpoint.draft?.blockSize ?? 1;
     const { blockSize, rule, replay } = checkedOptions(options, longest, 'the checkpoint');
     const defects = [...defectsOnCard(this.#facts.defects, options.defect), ...this.#facts.networkDefects];
-    return new NativeEngine(this.#native, this.#card(blockSize, rule, defects), nativeOptions(replay, options.defect));
+    const openToy = toyOpener({ ...options, rule, replay }, this.#addonFile);
+    return new NativeEngine(
+      this.#native,
+      this.#card(blockSize, rule, defects),
+      sessionSettings(replay, options.defect),
+      openToy,
+    );
   }
 
   /**

@@ -2,7 +2,17 @@
  * Sessions of the addon behind the harness's seam, whatever model they decode: a checkpoint's or a toy's.
  */
 import os from 'node:os';
-import type { Decoding, Engine, EngineCard, Round, Score, Session, VerificationRule } from '../harness/engine.ts';
+import type {
+  Decoding,
+  Engine,
+  EngineCard,
+  Round,
+  Score,
+  Session,
+  Toy,
+  ToyOptions,
+  VerificationRule,
+} from '../harness/engine.ts';
 import { callAddon, type NativeModel, type NativeRound, type NativeScored, type NativeSession } from './addon.ts';
 import { InputError } from './errors.ts';
 
@@ -50,7 +60,16 @@ export function defectsOnCard(compiled: CompiledDefects, defect: string | undefi
 }
 
 /** What every session of an engine is opened with, besides its decoding. */
-export function nativeOptions(replay: boolean, defect: string | undefined): { replay: boolean; defect?: string } {
+export interface SessionSettings {
+  readonly replay: boolean;
+  readonly defect?: string;
+  readonly tape?: Float64Array;
+}
+
+/** A toy of the same rule and build, decoded with the same settings. */
+export type ToyOpener = (toy: Toy, options: ToyOptions) => Promise<Engine>;
+
+export function sessionSettings(replay: boolean, defect: string | undefined): SessionSettings {
   return defect === undefined ? { replay } : { replay, defect };
 }
 
@@ -60,20 +79,24 @@ export function processorName(): string {
 
 export class NativeEngine implements Engine {
   readonly card: EngineCard;
+  readonly generator = 'philox4x32-10';
+  readonly tapes = true;
+  readonly openToy: ToyOpener;
   readonly #native: NativeModel;
-  readonly #options: { readonly replay: boolean; readonly defect?: string };
+  readonly #settings: SessionSettings;
   #closed = false;
 
-  constructor(native: NativeModel, card: EngineCard, options: { readonly replay: boolean; readonly defect?: string }) {
+  constructor(native: NativeModel, card: EngineCard, settings: SessionSettings, openToy: ToyOpener) {
     this.#native = native;
     this.card = card;
-    this.#options = options;
+    this.#settings = settings;
+    this.openToy = openToy;
   }
 
   async open(prompt: readonly number[], decoding: Decoding): Promise<Session> {
     this.#check();
     const { blockSize, rule } = this.card;
-    const options = { ...decoding, blockSize, rule, ...this.#options };
+    const options = { ...decoding, blockSize, rule, ...this.#settings };
     return new NativeEngineSession(await callAddon(() => this.#native.open(prompt, options)));
   }
 

@@ -3,7 +3,7 @@
  * decode a checkpoint; only the networks are replaced by a look-up. What it emits has a law that can be enumerated.
  */
 import { createHash } from 'node:crypto';
-import type { Engine } from '../harness/engine.ts';
+import type { Engine, Toy, ToyOptions } from '../harness/engine.ts';
 import { addon, addonDigest, callAddon, type NativeModel } from './addon.ts';
 import { InputError } from './errors.ts';
 import {
@@ -12,8 +12,9 @@ import {
   defectsOnCard,
   type EngineOptions,
   NativeEngine,
-  nativeOptions,
   processorName,
+  sessionSettings,
+  type ToyOpener,
 } from './sessions.ts';
 
 /**
@@ -37,6 +38,24 @@ export interface ToyTables {
   readonly allowNan?: boolean;
 }
 
+/** Tables of a toy as the seam knows it. */
+export function tablesOf({ target, draft, ...sizes }: Toy): ToyTables {
+  return {
+    ...sizes,
+    targetLogits: Float64Array.from(target.flat()),
+    draftLogits: Float64Array.from(draft.flat(2)),
+  };
+}
+
+/** Opens toys that are decoded as an engine with these options decodes its own model. */
+export function toyOpener(options: EngineOptions, addonFile?: string): ToyOpener {
+  return async (toy: Toy, { blockSize, tape }: ToyOptions) => {
+    const model = await ToyModel.load(tablesOf(toy), addonFile);
+    const { blockSize: _own, ...rest } = options;
+    return model.engine({ ...rest, ...(blockSize === undefined ? {} : { blockSize }) }, tape);
+  };
+}
+
 interface Digests {
   readonly weightsDigest: string;
   readonly draftDigest: string;
@@ -58,8 +77,16 @@ export class ToyModel {
   readonly #native: NativeModel;
   readonly #digests: Digests;
   readonly #defects: CompiledDefects;
+  readonly #addonFile: string | undefined;
 
-  private constructor(tables: ToyTables, native: NativeModel, digests: Digests, defects: CompiledDefects) {
+  private constructor(
+    tables: ToyTables,
+    native: NativeModel,
+    digests: Digests,
+    defects: CompiledDefects,
+    addonFile: string | undefined,
+  ) {
+    this.#addonFile = addonFile;
     this.vocab = tables.vocab;
     this.block = tables.block;
     this.maxContext = tables.maxContext;
@@ -89,11 +116,15 @@ export class ToyModel {
       native,
       { weightsDigest, draftDigest, buildDigest: await addonDigest(addonFile) },
       build.defects?.() ?? null,
+      addonFile,
     );
   }
 
-  /** @throws InputError for a rule or a block size that this toy cannot be decoded with */
-  engine(options: EngineOptions = {}): Engine {
+  /**
+   * @param tape numbers that every session reads in place of uniforms, as in ToyOptions
+   * @throws InputError for a rule or a block size that this toy cannot be decoded with
+   */
+  engine(options: EngineOptions = {}, tape?: readonly number[]): Engine {
     const { blockSize, rule, replay } = checkedOptions(options, this.block, 'the toy');
     const card = {
       name: 'toy-cpu',
@@ -109,7 +140,13 @@ export class ToyModel {
       defects: defectsOnCard(this.#defects, options.defect),
       syntheticAcceptance: null,
     };
-    return new NativeEngine(this.#native, card, nativeOptions(replay, options.defect));
+    const settings = sessionSettings(replay, options.defect);
+    return new NativeEngine(
+      this.#native,
+      card,
+      tape === undefined ? settings : { ...settings, tape: Float64Array.from(tape) },
+      toyOpener({ ...options, rule, replay }, this.#addonFile),
+    );
   }
 
   /** Sessions that are open stay usable; nothing new can be opened. */

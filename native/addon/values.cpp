@@ -68,6 +68,15 @@ std::vector<float> floats_of(const Napi::Value& value, const std::string& name) 
   return std::vector<float>(array.Data(), array.Data() + array.ElementLength());
 }
 
+std::vector<double> uniforms_of(const Napi::Value& value, const std::string& name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) wrong(name, "a Float64Array");
+  const auto array = value.As<Napi::Float64Array>();
+  std::vector<double> uniforms(array.Data(), array.Data() + array.ElementLength());
+  for (const double u : uniforms)
+    if (!(u >= 0.0 && u < 1.0)) wrong(name, "numbers in [0, 1)");
+  return uniforms;
+}
+
 }  // namespace
 
 Fields::Fields(const Napi::Value& value, std::string path) : path_(std::move(path)) {
@@ -237,6 +246,7 @@ SessionOptions session_options_of(const Fields& fields) {
   else if (rule == "coupled") options.rule = Rule::kCoupled;
   else wrong(fields.path("rule"), "'match', 'reject' or 'coupled'");
   options.replay = fields.flag("replay");
+  if (fields.present("tape")) options.tape = uniforms_of(fields.value("tape"), fields.path("tape"));
 #ifdef KILOTOKEN_DEFECTS
   if (fields.present("defect") && !options.decisions.choose(fields.text("defect"))) wrong(fields.path("defect"), "a defect of this build");
 #endif

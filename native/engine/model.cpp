@@ -57,7 +57,7 @@ std::unique_ptr<Session> Model::open(std::vector<int32_t> prompt, Decoding decod
   if (options.block_size > draft_block_size())
     throw InputFault("block size " + std::to_string(options.block_size) + " exceeds the draft's " +
                      std::to_string(draft_block_size()));
-  return std::make_unique<Session>(target_, draft_, std::move(prompt), std::move(decoding), options);
+  return std::make_unique<Session>(target_, draft_, std::move(prompt), std::move(decoding), std::move(options));
 }
 
 Scored Model::score(const std::vector<int32_t>& ids, size_t top_k, size_t chunk) const {

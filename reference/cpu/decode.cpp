@@ -38,7 +38,7 @@ Session::Session(std::shared_ptr<const TargetModel> target, std::shared_ptr<cons
     : target_(std::move(target)),
       draft_(options.block_size > 1 ? std::move(draft) : nullptr),
       decoding_(std::move(decoding)),
-      options_(options),
+      options_(std::move(options)),
       tokens_(std::move(prompt)),
       prompt_length_(tokens_.size()),
       target_state_(target_->open()),
@@ -48,6 +48,7 @@ std::unique_ptr<Session> Session::fork() const {
   auto copy = std::make_unique<Session>(target_, draft_, tokens_, decoding_, options_);
   copy->prompt_length_ = prompt_length_;
   copy->round_index_ = round_index_;
+  copy->tape_index_ = tape_index_;
   copy->finish_ = finish_;
   copy->target_state_ = target_state_->clone();
   if (draft_state_) copy->draft_state_ = draft_state_->clone();
@@ -216,8 +217,9 @@ int32_t Session::coupled_token(uint32_t position, bool draft, Round& round) cons
   return coupled_pick(log_p_.data(), static_cast<int>(log_p_.size()), decoding_.seed, position);
 }
 
-double Session::draw(Stream stream, uint32_t position, uint32_t index, Round& round) const {
-  const double u = uniform(decoding_.seed, position, stream, index);
+double Session::draw(Stream stream, uint32_t position, uint32_t index, Round& round) {
+  const std::vector<double>& tape = options_.tape;
+  const double u = tape.empty() ? uniform(decoding_.seed, position, stream, index) : tape[tape_index_++ % tape.size()];
   if (options_.replay) round.replay.uniforms.push_back({stream, position, index, u});
   return u;
 }

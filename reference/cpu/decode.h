@@ -65,6 +65,9 @@ struct SessionOptions {
   size_t block_size = 1;  // anchor and drafts; 1: plain
   Rule rule = Rule::kMatch;
   bool replay = false;
+  // Numbers in (or at the lower edge of) [0, 1) that are read in order of use, and then from the first again, where uniforms would be
+  // drawn: how decisions at the edges of their range are reached. Empty: none. The noise of `coupled` is drawn all the same.
+  std::vector<double> tape;
   [[no_unique_address]] Decisions decisions;
 };
 
@@ -92,7 +95,7 @@ class Session {
   void verify_by_rejection(size_t block, Round& round);
   int32_t target_token(const float* logits, const Filters& filters, uint32_t position, Round& round);
   int32_t coupled_token(uint32_t position, bool draft, Round& round) const;
-  double draw(Stream stream, uint32_t position, uint32_t index, Round& round) const;
+  double draw(Stream stream, uint32_t position, uint32_t index, Round& round);
   void record_rows(size_t rows, Round& round) const;
   void commit(Round& round);
 
@@ -108,6 +111,7 @@ class Session {
   std::vector<int32_t> tokens_;  // prompt and output; the last one, the anchor, has been through neither network
   size_t prompt_length_;
   uint32_t round_index_ = 0;  // 0 is the prefill
+  size_t tape_index_ = 0;
   Finish finish_ = Finish::kNone;
   std::unique_ptr<SequenceState> target_state_, draft_state_;
 
