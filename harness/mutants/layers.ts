@@ -84,10 +84,10 @@ function findingOf(row: DefectRow, where: string): Finding | null {
     const measure = `distance ${distance.toExponential(2)}${outside}`;
     return { layer: 'exact enumeration', where, measure, distance, n: null, of: null };
   }
-  const { distance, floor, sessions, disagreement } = row;
+  const { distance, logE, sessions, disagreement } = row;
   const measure =
     disagreement === null
-      ? `distance ${distance.toFixed(4)}, sampling alone ${floor.toFixed(4)}`
+      ? `distance ${distance.toFixed(4)}, e-value 10^${(logE / Math.LN10).toFixed(1)}`
       : `other tokens in ${disagreement.toFixed(4)} of the sessions`;
   const law = disagreement === null ? distance : null;
   return { layer: 'seeded simulation', where, measure, distance: law, n: sessions, of: 'sessions' };

@@ -27,6 +27,10 @@ export interface Acceptance {
 
 export interface Enumeration {
   readonly law: Law;
+  /** The law of plain decoding. */
+  readonly reference: Law;
+  /** P(accepted = j) of the first decode round, where a run has one. */
+  readonly firstRound: readonly number[] | null;
   /** Total variation distance to the autoregressive law. */
   readonly distance: number;
   /** Probability of emitting what plain decoding never emits. */
@@ -95,7 +99,13 @@ export function enumerate(fixture: Fixture, rule: VerificationRule, change: Part
     }
   }
   const reference = autoregressiveLaw(run.model, length);
-  return { law, ...distanceOf(law, reference), acceptance: tally.acceptance() };
+  return {
+    law,
+    reference,
+    ...distanceOf(law, reference),
+    acceptance: tally.acceptance(),
+    firstRound: tally.firstRound(),
+  };
 }
 
 /** Outcomes of rounds, remembered by state. */
@@ -180,9 +190,11 @@ class Tally {
   #firstMass = 0;
   #firstRaw = 0;
   readonly #accepted: number[];
+  readonly #firstAccepted: number[];
 
   constructor(block: number) {
     this.#accepted = new Array<number>(block).fill(0);
+    this.#firstAccepted = [...this.#accepted];
   }
 
   add(mass: number, rounds: Rounds, steps: readonly Step[], first: boolean): void {
@@ -193,7 +205,12 @@ class Tally {
     if (first) {
       this.#firstMass += mass;
       this.#firstRaw += mass * rounds.meanTokens;
+      for (const [count, probability] of rounds.accepted.entries()) this.#firstAccepted[count]! += mass * probability;
     }
+  }
+
+  firstRound(): number[] | null {
+    return this.#firstMass === 0 ? null : this.#firstAccepted.map((count) => count / this.#firstMass);
   }
 
   acceptance(): Acceptance | null {

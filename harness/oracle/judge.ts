@@ -6,6 +6,7 @@
 import { InputError, type VerificationRule } from '../engine.ts';
 import { DEFECTS, type Defect, missing } from './defects.ts';
 import { EDGE_VECTORS, WRONG_COMPARISONS, wrongEdges } from './edges.ts';
+import { EMPIRICAL_ALPHA, logEvalue } from './empirical.ts';
 import { type Acceptance, enumerate, LAW_TOLERANCE } from './enumerate.ts';
 import { type Fixture, runLength } from './fixture.ts';
 import { Model } from './model.ts';
@@ -45,8 +46,8 @@ export type DefectRow = Named &
         readonly tokens: number;
         /** Distance of the shares of the first tokens to the exact law of plain decoding: biased upwards by sampling. */
         readonly distance: number;
-        /** The same of the correct sampler with as many other seeds: what sampling alone gives. */
-        readonly floor: number;
+        /** Natural logarithm of the e-value of the shares against that law: 1 / EMPIRICAL_ALPHA or more refutes. */
+        readonly logE: number;
         /**
          * Share of sessions whose tokens are not those of the correct sampler with the same seed (M40: of the other rank);
          * null where that is no sign of a defect: `reject` promises a law, not tokens.
@@ -109,7 +110,7 @@ class OtherCoins extends CounterSource {
 
 type Simulation = Pick<
   Extract<DefectRow, { state: 'simulated' }>,
-  'state' | 'sessions' | 'tokens' | 'distance' | 'floor' | 'disagreement' | 'seen'
+  'state' | 'sessions' | 'tokens' | 'distance' | 'logE' | 'disagreement' | 'seen'
 >;
 
 function simulated(defect: Defect, fixture: Fixture, rule: VerificationRule): Simulation {
@@ -118,12 +119,14 @@ function simulated(defect: Defect, fixture: Fixture, rule: VerificationRule): Si
   const sessions = SIMULATED_SESSIONS;
   const correct = new Simulator(fixture, rule);
   const simulator = new Simulator(fixture, rule, defect.change);
-  const { distance } = distanceOf(simulatedLaw(simulator, length, sessions, FIRST_SEED), reference);
-  const floor = distanceOf(simulatedLaw(correct, length, sessions, FIRST_SEED + sessions), reference).distance;
-  const base = { state: 'simulated', sessions, tokens: length, distance, floor } as const;
+  const shares = simulatedLaw(simulator, length, sessions, FIRST_SEED);
+  const { distance } = distanceOf(shares, reference);
+  const counts = new Map([...shares].map(([key, share]) => [key, Math.round(share * sessions)]));
+  const logE = logEvalue(counts, reference);
+  const base = { state: 'simulated', sessions, tokens: length, distance, logE } as const;
   const ranks = defect.effects.includes('agreement');
   // A correct sampler emits the same tokens as the other: its own second rank, or by equality rules plain decoding.
-  if (!ranks && rule === 'reject') return { ...base, disagreement: null, seen: distance > 2 * floor };
+  if (!ranks && rule === 'reject') return { ...base, disagreement: null, seen: logE >= Math.log(1 / EMPIRICAL_ALPHA) };
   let differ = 0;
   for (let i = 0; i < sessions; i++) {
     const seed = String(FIRST_SEED + i);
