@@ -77,7 +77,10 @@ export interface RoundReplay {
   readonly p: readonly Float64Array[];
   /** Draft rows, one per drafted token. Empty for deterministic drafts. */
   readonly q: readonly Float64Array[];
-  /** Every uniform used, in order of use, with its counter. */
+  /**
+   * Every uniform used, in order of use, with its counter: `draft` for each drafted token, then `accept` for each coin, then
+   * `residual` for the token after the drafts; `target` for a token of plain decoding, of the prefill and of `match`.
+   */
   readonly uniforms: readonly {
     readonly stream: string;
     readonly position: number;
@@ -124,6 +127,8 @@ export interface Session {
   /** An independent copy that continues from here, with the same seed and positions. */
   fork(): Promise<Session>;
   close(): Promise<void>;
+  /** The parameters as the engine took them, after whatever it does to them. */
+  readonly decoding?: Decoding;
 }
 
 /** Teacher-forced log-probabilities (natural logarithm) of `next` after `prefix`. */
@@ -132,8 +137,44 @@ export interface Score {
   readonly logprobs: readonly number[];
 }
 
+/**
+ * A target and a draft as tables, for the same decode loop, caches and sampling that decode a model. The target is a Markov model
+ * of order m; draft rows depend on the committed prefix, anchor included, and the slot. A context is the last m ids as a number
+ * in base V, the oldest the most significant digit; where a sequence has fewer, 0 stands for them.
+ */
+export interface Toy {
+  /** V */
+  readonly vocab: number;
+  /** m, 1 or more */
+  readonly order: number;
+  /** Longest block: the anchor and its drafts. */
+  readonly block: number;
+  /** Prompt and output together. */
+  readonly maxContext: number;
+  /** [V^m][V] logits, each exact in binary32; -Infinity is a token of probability 0. */
+  readonly target: readonly (readonly number[])[];
+  /** [V^m][block - 1][V] */
+  readonly draft: readonly (readonly (readonly number[])[])[];
+}
+
+export interface ToyOptions {
+  /** As `blockSize` of an engine's factory: absent is the toy's block, 1 is plain decoding. */
+  readonly blockSize?: number;
+  /** Uniforms that each session reads in order of use, and then from the first again, instead of drawing any. */
+  readonly tape?: readonly number[];
+}
+
 export interface Engine {
   readonly card: EngineCard;
+  /**
+   * How `uniforms` and `noise` follow from seed and counter, if as in harness/stats/philox.ts: key the seed, counter (position,
+   * stream, draw, round), streams target 0, draft 1, accept 2, residual 3, noise 4. Absent: not stated.
+   */
+  readonly generator?: 'philox4x32-10';
+  /** The same engine over tables: the same rule, blocks, options and code. Absent: it has no toys. */
+  readonly openToy?: (toy: Toy, options: ToyOptions) => Promise<Engine>;
+  /** Whether `openToy` takes a tape. */
+  readonly tapes?: boolean;
   open(prompt: readonly number[], decoding: Decoding): Promise<Session>;
   score(prefix: readonly number[], next: readonly number[]): Promise<Score>;
   close(): Promise<void>;

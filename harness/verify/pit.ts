@@ -13,7 +13,8 @@ const STAKES: readonly number[] = [-0.5, -0.15, 0.15, 0.5];
 
 export const ORDERS = ['p descending', 'p/q ascending', 'hash of the id'] as const;
 
-class UniformProcess {
+/** Are numbers in (0, 1) uniform? Bets on 16 bins and on lines. */
+export class UniformProcess {
   readonly mixture = new Mixture(
     ['bins', ...STAKES.map((stake) => `line ${stake}`)],
     new Array<number>(STAKES.length + 1).fill(1 / (STAKES.length + 1)),
