@@ -3,10 +3,11 @@
  * judging reads the directory back, so a fresh run and a stored one cannot be judged differently.
  */
 
-import { digestOf } from './bundle/digests.ts';
+import { cardDigest, digestOf, promptsDigest } from './bundle/digests.ts';
 import { readRun } from './bundle/reader.ts';
-import { type Arm, EngineCardRow, type Manifest, RUN_SCHEMA_ID, type Rule } from './bundle/rows.ts';
-import { describeFiles, ROW_FILES, RunWriter, writeReport, writeVerdicts } from './bundle/writer.ts';
+import { type Arm, EngineCardRow, type Manifest, type Plan, type Rule } from './bundle/rows.ts';
+import { sealBundle } from './bundle/tree.ts';
+import { type CurrentManifest, RunWriter, writeReport, writeVerdicts } from './bundle/writer.ts';
 import { type Engine, InputError } from './engine.ts';
 import { type AuditPrompt, makePlan, type PlanOptions } from './plan.ts';
 import { buildReport, verdictsOf } from './report/build.ts';
@@ -22,7 +23,10 @@ export interface AuditInput {
   readonly ledger: Manifest['ledger'];
   readonly plan: PlanOptions;
   /** What the manifest says of the run; the rest of it is the audit's own. */
-  readonly about: Pick<Manifest, 'id' | 'title' | 'command' | 'commit' | 'dirty' | 'machine' | 'model' | 'tokenizer'>;
+  readonly about: Pick<
+    CurrentManifest,
+    'id' | 'title' | 'command' | 'commit' | 'dirty' | 'machine' | 'model' | 'tokenizer' | 'provenance'
+  >;
   readonly startedAt: Date;
   /** Created; must not hold a run. */
   readonly directory: string;
@@ -47,42 +51,37 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
       engines[engineName(engine.card)] = engine;
     }
   }
-  const { plan, rows } = makePlan(input.prompts, (rule, arm) => engineName(input.engines[rule][arm].card), input.plan);
+  const { plan: planned, rows } = makePlan(
+    input.prompts,
+    (rule, arm) => engineName(input.engines[rule][arm].card),
+    input.plan,
+  );
+  const cards = Object.fromEntries(Object.entries(engines).map(([name, engine]) => [name, cardRow(engine)]));
+  const digests = Object.fromEntries(Object.entries(cards).map(([name, card]) => [name, cardDigest(card)]));
+  const plan: Plan = { ...planned, engines: digests };
   checkRoom(
     input,
     plan.phases.map((phase) => phase.maxTokens),
   );
 
-  const started = performance.now();
-  const manifest: Manifest = {
-    $schema: 'schemas/manifest.schema.json',
-    schema: RUN_SCHEMA_ID,
-    ...input.about,
-    startedAt: input.startedAt.toISOString(),
-    status: 'running',
-    seconds: 0,
-    engines: Object.fromEntries(Object.entries(engines).map(([name, engine]) => [name, cardRow(engine)])),
-    suites: input.suites,
-    plan,
-    planDigest: digestOf(plan),
-    ledger: input.ledger,
-    foreignCores: null,
-    files: [],
-  };
-  const writer = new RunWriter(input.directory, manifest);
-  for (const row of rows) writer.prompt(row);
-  writer.flush();
-
-  const finish = (status: Manifest['status'], foreignCores: number | null): void => {
-    writer.closeRows();
-    writer.writeManifest({
-      ...manifest,
-      status,
-      foreignCores,
-      seconds: Math.round(performance.now() - started) / 1000,
-      files: describeFiles(input.directory, ROW_FILES),
-    });
-  };
+  const now = input.now ?? process.hrtime.bigint;
+  const writer = new RunWriter(
+    input.directory,
+    {
+      ...input.about,
+      startedAt: input.startedAt.toISOString(),
+      engines: cards,
+      suites: input.suites,
+      plan,
+      planDigest: digestOf(plan),
+      promptsDigest: promptsDigest(rows),
+      ledger: input.ledger,
+      shard: null,
+      parts: null,
+    },
+    rows,
+    now,
+  );
   let interrupted: boolean;
   try {
     const outcome = await runPlan({
@@ -91,15 +90,15 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
       engines,
       writer,
       signal: input.signal,
-      now: input.now ?? process.hrtime.bigint,
+      now,
       progress: input.progress,
     });
     interrupted = outcome.interrupted;
-    finish(interrupted ? 'interrupted' : 'complete', outcome.foreignCores);
+    writer.finish(interrupted ? 'interrupted' : 'complete', outcome.foreignCores);
   } catch (error) {
     // Whatever failed matters more than a second failure while marking the run.
     try {
-      finish('failed', null);
+      writer.finish('failed', null);
     } catch {}
     throw error;
   }
@@ -107,11 +106,12 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
   return { report, interrupted };
 }
 
-/** Judges the rows of a run directory and writes verdicts.json and report.json beside them. Throws InputError. */
+/** Judges the rows of a run directory, writes verdicts.json and report.json beside them and seals it. Throws InputError. */
 export async function judgeDirectory(directory: string): Promise<Report> {
   const report = buildReport(await readRun(directory));
   writeVerdicts(directory, verdictsOf(report));
   writeReport(directory, report);
+  await sealBundle(directory);
   return report;
 }
 

@@ -4,6 +4,7 @@
  */
 import { cpus } from 'node:os';
 import { type FaultRow, type PhasePlan, type Plan, type PromptRow, RoundRow } from './bundle/rows.ts';
+import { top5 } from './bundle/top5.ts';
 import type { RunWriter } from './bundle/writer.ts';
 import type { Engine, Round, Session } from './engine.ts';
 import { type SessionTask, tasksOf } from './plan.ts';
@@ -50,6 +51,7 @@ async function runPhase(context: RunContext, phase: PhasePlan, faults: Map<strin
   let spoken = started;
   let broken = false;
   const say = (): void => {
+    context.writer.flush();
     const seconds = (performance.now() - started) / 1000;
     context.progress(`${phase.id}: ${done}/${tasks.length} sessions, ${tokens} tokens, ${seconds.toFixed(0)} s`);
     spoken = performance.now();
@@ -63,6 +65,9 @@ async function runPhase(context: RunContext, phase: PhasePlan, faults: Map<strin
       if (performance.now() - spoken > 5_000) say();
     }
   };
+  const event = (kind: 'phase-start' | 'phase-end'): void =>
+    context.writer.event({ t_ns: context.writer.t(), kind, phase: phase.id });
+  event('phase-start');
   say();
   // A lane that fails (the disk is full) stops the others; all are awaited, so none writes into a closed file.
   const lanes = Array.from({ length: Math.min(phase.concurrency, tasks.length) }, () =>
@@ -74,6 +79,7 @@ async function runPhase(context: RunContext, phase: PhasePlan, faults: Map<strin
   const results = await Promise.allSettled(lanes);
   const failure = results.find((result) => result.status === 'rejected');
   if (failure !== undefined) throw failure.reason;
+  event('phase-end');
   say();
 }
 
@@ -94,6 +100,7 @@ async function runSession(context: RunContext, task: SessionTask, faults: Map<st
     decoding: { ...task.decoding, stopIds: [...task.decoding.stopIds] },
     promptTokens: prompt.ids.length,
     promptDigest: prompt.digest,
+    ...(plan.engines === undefined ? {} : { engineDigest: plan.engines[task.engine]! }),
   });
   const fail = (kind: FaultRow['kind'], message: string): void => {
     writer.fault({ session: task.session, kind, message });
@@ -116,7 +123,11 @@ async function runSession(context: RunContext, task: SessionTask, faults: Map<st
       const before = context.now();
       const round = await within(timeout, `round ${index}`, session.step());
       const wallNs = Number(context.now() - before);
-      const row = roundRow(task.session, index, round, wallNs);
+      const row = roundRow(task.session, index, round, {
+        wallNs,
+        t_ns: writer.t(before),
+        ...(index === 0 && session.decoding !== undefined ? { echoed: session.decoding } : {}),
+      });
       if (typeof row === 'string') {
         fail('malformed', `round ${index}: ${row}`);
         break;
@@ -135,14 +146,13 @@ async function runSession(context: RunContext, task: SessionTask, faults: Map<st
     if (error instanceof TimeoutError) fail('hung', error.message);
     else fail('threw', (error as Error)?.message ?? String(error));
   } finally {
-    writer.flush();
     if (session !== null) await within(timeout, 'close', session.close()).catch(() => {});
   }
   return emitted;
 }
 
 /** The row of a round, or in words what is wrong with its shape. */
-function roundRow(session: string, index: number, round: Round, wallNs: number): RoundRow | string {
+function roundRow(session: string, index: number, round: Round, seen: Record<string, unknown>): RoundRow | string {
   const result = RoundRow.safeParse({
     session,
     index,
@@ -153,7 +163,8 @@ function roundRow(session: string, index: number, round: Round, wallNs: number):
     finish: round?.finish,
     ns: round?.hostNs,
     deviceNs: round?.deviceNs,
-    wallNs,
+    ...(round?.replay === undefined ? {} : { top5: round.replay.p.slice(0, round.committed?.length).map(top5) }),
+    ...seen,
   });
   if (result.success) return result.data;
   const issue = result.error.issues[0]!;

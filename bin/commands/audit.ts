@@ -3,12 +3,14 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { type AuditInput, audit } from '../../harness/audit.ts';
 import { digestOf } from '../../harness/bundle/digests.ts';
-import type { Arm, Rule } from '../../harness/bundle/rows.ts';
+import { type Arm, EngineCardRow, type Rule } from '../../harness/bundle/rows.ts';
+import { collectProvenance } from '../../harness/bundle/surroundings.ts';
 import { type Engine, InputError } from '../../harness/engine.ts';
 import { DEFAULT_PLAN, type PlanOptions, QUICK_PLAN } from '../../harness/plan.ts';
 import { exitCodeOf } from '../../harness/report/build.ts';
 import { loadClaims } from '../../harness/suite/claims.ts';
 import { loadTokenizer } from '../../harness/suite/tokenizer.ts';
+import { addonFile } from '../../native/addon.ts';
 import { EXIT } from '../support/exit.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { machine } from '../support/machine.ts';
@@ -107,12 +109,13 @@ async function run(options: Options): Promise<void> {
       plain: engine(rule, 'plain'),
       speculative: engine(rule, 'speculative'),
     });
+    const engines = { match: both('match'), coupled: both('coupled'), reject: both('reject') };
     const state = repositoryState();
     const command = `kilotoken ${process.argv.slice(2).join(' ')}`.trim();
     const id = runId(startedAt, { command, plan, ...state });
     const directory = resolve(options.out ?? join('runs', id));
     const input: Omit<AuditInput, 'signal'> = {
-      engines: { match: both('match'), coupled: both('coupled'), reject: both('reject') },
+      engines,
       prompts: encoded.prompts,
       suites: encoded.suites,
       ledger: await loadClaims(join(ROOT, 'suites/claims.json')),
@@ -125,6 +128,13 @@ async function run(options: Options): Promise<void> {
         machine: machine(),
         model: modelKind(options.checkpoint),
         tokenizer: { digest: tokenizer.digest, templateDigest: tokenizer.templateDigest },
+        provenance: collectProvenance({
+          cards: Object.values(engines).flatMap((arms) =>
+            Object.values(arms).map(({ card }) => EngineCardRow.parse(card)),
+          ),
+          binaries: [addonFile()],
+          kernels: [],
+        }),
       },
       startedAt,
       directory,

@@ -1,30 +1,48 @@
 /**
- * Copies a finished, publishable run into the record: the JSON documents as they are, the rows gzipped. The record is append-only;
- * a run that is there already is refused.
+ * Copies a finished, publishable run into the record, byte for byte, so that its tree and its signature stay what they are. Rows
+ * of the first schema, stored plain, are gzipped. The record is append-only; a run that is there already is refused.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { InputError } from '../engine.ts';
 import { buildReport } from '../report/build.ts';
-import { readRun } from './reader.ts';
-import { ROW_FILES } from './writer.ts';
+import { readRun, rowFilesOf } from './reader.ts';
+import { rowPath } from './row-reader.ts';
+import { compareTrees, readTree, SIGNATURE_FILE, TREE_FILE, treeOf } from './tree.ts';
 
 /** The folder it was copied to. Throws InputError when the run is damaged, unfinished, not publishable or there already. */
 export async function publishRun(directory: string, record: string): Promise<string> {
   const stored = await readRun(directory);
   const { run } = buildReport(stored);
   if (stored.manifest.status !== 'complete') throw new InputError(`${directory} is a run that did not finish`);
+  if (stored.manifest.shard !== null) {
+    throw new InputError(`${directory} is one shard of a run; merge its shards first`);
+  }
   if (!run.publishable)
     throw new InputError(`${directory} cannot be published: ${run.notPublishableBecause.join('; ')}`);
+  const tree = readTree(directory);
+  if (tree === null) {
+    if (existsSync(join(directory, 'plan.json')))
+      throw new InputError(`${directory} is not sealed: it has no tree.json`);
+  } else {
+    const differences = compareTrees(tree, await treeOf(directory));
+    if (differences.length > 0)
+      throw new InputError(`${directory} is not the bundle that was sealed: ${differences[0]}`);
+  }
   const to = join(record, run.id);
   if (existsSync(to)) throw new InputError(`${to} is there already; the record is append-only`);
   mkdirSync(to, { recursive: true });
-  for (const name of ROW_FILES) {
-    const packed = join(directory, `${name}.gz`);
-    const bytes = existsSync(packed)
-      ? readFileSync(packed)
-      : gzipSync(readFileSync(join(directory, name)), { level: 9 });
+  if (tree !== null) {
+    for (const { path } of tree.files) copyFileSync(join(directory, path), join(to, path));
+    for (const name of [TREE_FILE, SIGNATURE_FILE]) {
+      if (existsSync(join(directory, name))) copyFileSync(join(directory, name), join(to, name));
+    }
+    return to;
+  }
+  for (const name of rowFilesOf(stored.manifest)) {
+    const path = rowPath(directory, name)!;
+    const bytes = path.endsWith('.gz') ? readFileSync(path) : gzipSync(readFileSync(path), { level: 9 });
     writeFileSync(join(to, `${name}.gz`), bytes);
   }
   for (const name of ['manifest.json', 'verdicts.json', 'report.json'])

@@ -1,20 +1,32 @@
 /**
- * Reads a run directory back. A row file may be stored as it was written or gzipped (`rounds.jsonl.gz`); its digest is that of the
- * rows, so compressing a run does not change what it is. Every row is validated; every file is compared with the manifest's sha256 when the run
- * was finished. A run that was killed has a manifest that says `running`: then, and only then, a last line without its
- * newline is dropped.
+ * Reads a run directory back, of this schema or an earlier one. Every row is validated; of a finished run the rows of every file
+ * are compared with the sha256 in the manifest. A run that was killed has a manifest that says `running`: then, and only then, a row
+ * file may be missing or end in the middle of a row. What a reader concludes is its own business (report/, check/).
  */
-import { createHash } from 'node:crypto';
-import { createReadStream, existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import type { Readable } from 'node:stream';
-import { createGunzip } from 'node:zlib';
 import type { z } from 'zod';
 import { InputError } from '../engine.ts';
-import { digestOf, tokensDigest } from './digests.ts';
-import { FaultRow, Manifest, PromptRow, RoundRow, SessionRow } from './rows.ts';
-import { ROW_FILES, type RowFile } from './writer.ts';
+import { digestOf, promptsDigest, tokensDigest } from './digests.ts';
+import { readRows, rowPath, validated } from './row-reader.ts';
+import {
+  type EventRow,
+  type FaultRow,
+  FIRST_RUN_SCHEMA_ID,
+  type Manifest,
+  ManifestV1,
+  ManifestV2,
+  Plan,
+  type PromptRow,
+  type RoundRow,
+  type SessionRow,
+  type TelemetryRow,
+  type TimingRow,
+} from './rows.ts';
+import { ROW_FILES, ROW_SCHEMAS, type RowFileName } from './writer.ts';
+
+/** Row files of the first schema. */
+const FIRST_ROW_FILES: readonly RowFileName[] = ['prompts.jsonl', 'sessions.jsonl', 'rounds.jsonl', 'faults.jsonl'];
 
 /** One session with everything that happened in it. */
 export interface SessionTrace {
@@ -29,152 +41,128 @@ export interface StoredRun {
   readonly prompts: ReadonlyMap<string, PromptRow>;
   /** In the order they were opened, by session id. */
   readonly sessions: ReadonlyMap<string, SessionTrace>;
+  /** In the order they were written; empty before run@2. */
+  readonly timings: readonly TimingRow[];
+  readonly telemetry: readonly TelemetryRow[];
+  readonly events: readonly EventRow[];
+}
+
+export interface ReadOptions {
+  /** Sees every round as it is read, in the order of the file, with its session. */
+  readonly onRound?: (row: RoundRow, session: SessionRow) => void;
+}
+
+export function rowFilesOf(manifest: Manifest): readonly RowFileName[] {
+  return manifest.schema === FIRST_RUN_SCHEMA_ID ? FIRST_ROW_FILES : ROW_FILES;
 }
 
 /** Throws InputError, naming file and line, when anything is missing, malformed or not what the manifest says. */
-export async function readRun(directory: string): Promise<StoredRun> {
+export async function readRun(directory: string, options: ReadOptions = {}): Promise<StoredRun> {
   const manifest = readManifest(directory);
   const finished = manifest.status !== 'running';
-  if (finished) await checkDigests(directory, manifest);
-  if (digestOf(manifest.plan) !== manifest.planDigest) {
-    throw new InputError(`${directory}/manifest.json: the plan is not the one that was fixed before the run`);
-  }
-
   const prompts = new Map<string, PromptRow>();
-  await eachRow(directory, 'prompts.jsonl', PromptRow, finished, (row, where) => {
-    if (prompts.has(row.id)) throw new InputError(`${where}: prompt ${row.id} appears twice`);
-    if (tokensDigest(row.ids) !== row.digest) throw new InputError(`${where}: the digest is not that of the ids`);
-    prompts.set(row.id, row);
-  });
-
   const open = new Map<string, { row: SessionRow; rounds: RoundRow[]; fault: FaultRow | null }>();
-  await eachRow(directory, 'sessions.jsonl', SessionRow, finished, (row, where) => {
-    if (open.has(row.session)) throw new InputError(`${where}: session ${row.session} appears twice`);
-    if (!prompts.has(row.prompt)) throw new InputError(`${where}: unknown prompt ${row.prompt}`);
-    if (!(row.engine in manifest.engines)) throw new InputError(`${where}: unknown engine ${row.engine}`);
-    open.set(row.session, { row, rounds: [], fault: null });
-  });
-  await eachRow(directory, 'rounds.jsonl', RoundRow, finished, (row, where) => {
-    const trace = open.get(row.session);
-    if (trace === undefined) throw new InputError(`${where}: unknown session ${row.session}`);
-    if (row.index !== trace.rounds.length) {
-      throw new InputError(
-        `${where}: session ${row.session} has round ${row.index} where ${trace.rounds.length} is due`,
-      );
-    }
-    trace.rounds.push(row);
-  });
-  await eachRow(directory, 'faults.jsonl', FaultRow, finished, (row, where) => {
-    const trace = open.get(row.session);
-    if (trace === undefined) throw new InputError(`${where}: unknown session ${row.session}`);
-    trace.fault = row;
-  });
-  return { manifest, prompts, sessions: open };
-}
+  const timings: TimingRow[] = [];
+  const telemetry: TelemetryRow[] = [];
+  const events: EventRow[] = [];
 
-export function readManifest(directory: string): Manifest {
-  const path = join(directory, 'manifest.json');
-  if (!existsSync(path)) throw new InputError(`${directory} is not a run directory: it has no manifest.json`);
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(path, 'utf8'));
-  } catch {
-    throw new InputError(`${path} is not JSON`);
+  const use: { [N in RowFileName]: (row: z.infer<(typeof ROW_SCHEMAS)[N]>, where: string) => void } = {
+    'prompts.jsonl': (row, where) => {
+      if (prompts.has(row.id)) throw new InputError(`${where}: prompt ${row.id} appears twice`);
+      if (tokensDigest(row.ids) !== row.digest) throw new InputError(`${where}: the digest is not that of the ids`);
+      prompts.set(row.id, row);
+    },
+    'sessions.jsonl': (row, where) => {
+      if (open.has(row.session)) throw new InputError(`${where}: session ${row.session} appears twice`);
+      if (!prompts.has(row.prompt)) throw new InputError(`${where}: unknown prompt ${row.prompt}`);
+      if (!(row.engine in manifest.engines)) throw new InputError(`${where}: unknown engine ${row.engine}`);
+      open.set(row.session, { row, rounds: [], fault: null });
+    },
+    'rounds.jsonl': (row, where) => {
+      const trace = open.get(row.session);
+      if (trace === undefined) throw new InputError(`${where}: unknown session ${row.session}`);
+      if (row.index !== trace.rounds.length) {
+        throw new InputError(
+          `${where}: session ${row.session} has round ${row.index} where ${trace.rounds.length} is due`,
+        );
+      }
+      // One string for all rounds of a session: each row was parsed with a copy of its own.
+      row.session = trace.row.session;
+      trace.rounds.push(row);
+      options.onRound?.(row, trace.row);
+    },
+    'faults.jsonl': (row, where) => {
+      const trace = open.get(row.session);
+      if (trace === undefined) throw new InputError(`${where}: unknown session ${row.session}`);
+      if (trace.fault !== null) throw new InputError(`${where}: session ${row.session} failed twice`);
+      trace.fault = row;
+    },
+    'timings.jsonl': (row) => void timings.push(row),
+    'telemetry.jsonl': (row) => void telemetry.push(row),
+    'events.jsonl': (row) => void events.push(row),
+  };
+  for (const name of rowFilesOf(manifest)) {
+    await readFile(directory, name, manifest, finished, use[name] as (row: unknown, where: string) => void);
   }
-  return validated(Manifest, value, path);
-}
-
-/** The bytes of a row file, unpacked; null when there is neither the file nor its gzipped form. */
-function rowsOf(directory: string, name: RowFile): { path: string; bytes: Readable } | null {
-  const plain = join(directory, name);
-  if (existsSync(plain)) return { path: plain, bytes: createReadStream(plain) };
-  const packed = `${plain}.gz`;
-  if (!existsSync(packed)) return null;
-  const unpacked = createGunzip();
-  createReadStream(packed)
-    .on('error', (error) => unpacked.destroy(error))
-    .pipe(unpacked);
-  return { path: packed, bytes: unpacked };
-}
-
-/** Runs `use` over a row file; a file that cannot be unpacked is named. */
-async function unpacking<T>(path: string, use: () => Promise<T>): Promise<T> {
-  try {
-    return await use();
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? '';
-    if (code.startsWith('Z_')) throw new InputError(`${path} is not a whole gzip file`);
-    throw error;
-  }
-}
-
-async function checkDigests(directory: string, manifest: Manifest): Promise<void> {
-  const listed = new Map(manifest.files.map((file) => [file.path, file]));
-  for (const name of ROW_FILES) {
-    const file = listed.get(name);
-    if (file === undefined) throw new InputError(`${directory}/manifest.json does not list ${name}`);
-    const rows = rowsOf(directory, name);
-    if (rows === null) throw new InputError(`${join(directory, name)} is missing`);
-    const hash = createHash('sha256');
-    await unpacking(rows.path, async () => {
-      for await (const chunk of rows.bytes) hash.update(chunk as Buffer);
-    });
-    if (`sha256:${hash.digest('hex')}` !== file.sha256) {
-      throw new InputError(
-        `${rows.path} does not hold the rows the run wrote: their sha256 differs from the manifest's`,
-      );
+  if (manifest.schema !== FIRST_RUN_SCHEMA_ID && (finished || prompts.size > 0)) {
+    if (promptsDigest(prompts.values()) !== manifest.promptsDigest) {
+      throw new InputError(`${join(directory, 'prompts.jsonl')}: these are not the prompts that the manifest names`);
     }
   }
+  return { manifest, prompts, sessions: open, timings, telemetry, events };
 }
 
-async function eachRow<T>(
+async function readFile(
   directory: string,
-  name: RowFile,
-  schema: z.ZodType<T>,
+  name: RowFileName,
+  manifest: Manifest,
   finished: boolean,
-  use: (row: T, where: string) => void,
+  use: (row: unknown, where: string) => void,
 ): Promise<void> {
-  const rows = rowsOf(directory, name);
-  if (rows === null) {
+  const path = rowPath(directory, name);
+  if (path === null) {
     // A run killed while it was being set up has no rows yet.
     if (!finished) return;
     throw new InputError(`${join(directory, name)} is missing`);
   }
-  const { path } = rows;
-  const lines = createInterface({ input: rows.bytes, crlfDelay: Number.POSITIVE_INFINITY });
-  let previous: string | null = null;
-  let number = 0;
-  const take = (text: string): void => {
-    number += 1;
-    const where = `${path}:${number}`;
-    let value: unknown;
-    try {
-      value = JSON.parse(text);
-    } catch {
-      throw new InputError(`${where} is not JSON`);
+  const listed = manifest.files.find((file) => file.path === name);
+  if (finished && listed === undefined) throw new InputError(`${directory}/manifest.json does not list ${name}`);
+  const read = await readRows(path, ROW_SCHEMAS[name] as z.ZodType, !finished, use);
+  if (finished && read.sha256 !== listed!.sha256) {
+    const reason = read.failure === null ? '' : `; ${read.failure.message}`;
+    throw new InputError(
+      `${path} does not hold the rows the run wrote: their sha256 differs from the manifest's${reason}`,
+    );
+  }
+  if (read.failure !== null) throw read.failure;
+}
+
+/** manifest.json with its plan. Throws InputError naming the file and the first field that does not fit. */
+export function readManifest(directory: string): Manifest {
+  const path = join(directory, 'manifest.json');
+  if (!existsSync(path)) throw new InputError(`${directory} is not a run directory: it has no manifest.json`);
+  const value = readJson(path);
+  if ((value as { schema?: unknown } | null)?.schema === FIRST_RUN_SCHEMA_ID) {
+    const { $schema, ...manifest } = validated(ManifestV1, value, path);
+    if (digestOf(manifest.plan) !== manifest.planDigest) {
+      throw new InputError(`${path}: the plan is not the one that was fixed before the run`);
     }
-    use(validated(schema, value, where), where);
-  };
-  for await (const line of lines) {
-    if (previous !== null) take(previous);
-    previous = line;
+    return { ...manifest, provenance: null, promptsDigest: null, shard: null, parts: null };
   }
-  if (previous === null) return;
-  if (finished || isJson(previous)) take(previous);
+  const { $schema, ...manifest } = validated(ManifestV2, value, path);
+  const planPath = join(directory, 'plan.json');
+  if (!existsSync(planPath)) throw new InputError(`${planPath} is missing`);
+  const plan = validated(Plan, readJson(planPath), planPath);
+  if (digestOf(plan) !== manifest.planDigest) {
+    throw new InputError(`${planPath}: the plan is not the one that was fixed before the run`);
+  }
+  return { ...manifest, plan };
 }
 
-function isJson(text: string): boolean {
+export function readJson(path: string): unknown {
   try {
-    JSON.parse(text);
-    return true;
+    return JSON.parse(readFileSync(path, 'utf8'));
   } catch {
-    return false;
+    throw new InputError(`${path} is not JSON`);
   }
-}
-
-function validated<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0]!;
-  throw new InputError(`${where}: ${issue.path.join('.') || 'value'}: ${issue.message}`);
 }

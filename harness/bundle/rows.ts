@@ -2,25 +2,36 @@
  * What a run directory holds, one zod definition a file. The same definitions check every row when it is written (an
  * engine is not trusted to return numbers) and when it is read back, and give the published JSON Schemas.
  *
- *   manifest.json   what was run on what, the plan fixed before the run, and the other files with their sha256
- *   prompts.jsonl   one prompt a line, as token ids
- *   sessions.jsonl  one opened session a line
- *   rounds.jsonl    one engine round a line
- *   faults.jsonl    one session that did not end properly a line
- *   verdicts.json   what was concluded
- *   report.json     the same with every figure a reader sees (harness/report/schema.ts)
+ *   plan.json        what was to be run, fixed before the first token; its bytes are its canonical form (RFC 8785)
+ *   manifest.json    what was run on what, and the row files with the sha256 of their rows
+ *   prompts.jsonl    one prompt a line, as token ids
+ *   sessions.jsonl   one opened session a line
+ *   rounds.jsonl     one engine round a line
+ *   faults.jsonl     one session that did not end properly a line
+ *   timings.jsonl    one timed session or segment a line (harness/measure/rows.ts)
+ *   telemetry.jsonl  one reading of a sensor a line
+ *   events.jsonl     one thing that happened a line
+ *   verdicts.json    what was concluded
+ *   report.json      the same with every figure a reader sees (harness/report/schema.ts)
+ *   tree.json        sha256 of every file above, and of that list (tree.ts)
+ *
+ * Row files are stored gzipped (`rounds.jsonl.gz`). Every `t_ns` is nanoseconds of the harness's monotonic clock since the run
+ * began. Runs of schema `kilotoken/run@1` (plan inside the manifest, no telemetry, events and tree) are still read.
  */
 import { z } from 'zod';
+import { SpeedPlan, TimingRow } from '../measure/rows.ts';
 import { ClaimRow, Report, Verdict } from '../report/schema.ts';
 import { Claim } from '../suite/claims.ts';
+import { Provenance } from './provenance.ts';
 
-export const RUN_SCHEMA_ID = 'kilotoken/run@1';
+export const RUN_SCHEMA_ID = 'kilotoken/run@2';
+export const FIRST_RUN_SCHEMA_ID = 'kilotoken/run@1';
 export const VERDICTS_SCHEMA_ID = 'kilotoken/verdicts@1';
 
 const Count = z.int().nonnegative();
 const TokenId = z.int().nonnegative();
 const Nanoseconds = z.number().nonnegative();
-const Digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
+export const Digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 
 export const Rule = z.enum(['match', 'reject', 'coupled']);
 
@@ -42,6 +53,8 @@ export const PromptRow = z.strictObject({
   scenario: z.string().min(1),
   ids: z.array(TokenId).min(1),
   digest: Digest,
+  /** Of the suite, for instance `lang:en`; facets of the report. Absent before run@2. */
+  tags: z.array(z.string()).optional(),
 });
 
 export const SessionRow = z.strictObject({
@@ -57,6 +70,8 @@ export const SessionRow = z.strictObject({
   decoding: Decoding,
   promptTokens: z.int().positive(),
   promptDigest: Digest,
+  /** cardDigest of the engine, so that a card cannot be changed afterwards alone. Absent before run@2. */
+  engineDigest: Digest.optional(),
 });
 
 export const RoundRow = z.strictObject({
@@ -74,6 +89,47 @@ export const RoundRow = z.strictObject({
   deviceNs: z.strictObject({ draft: Nanoseconds, verify: Nanoseconds, total: Nanoseconds }).nullable(),
   /** The harness's clock around the step. Figures use this one: it is not the engine's to choose. */
   wallNs: Nanoseconds,
+  /** The harness's clock just before the step. Absent before run@2. */
+  t_ns: Nanoseconds.optional(),
+  /** On round 0: the parameters as the engine says it took them, where it says so. */
+  echoed: Decoding.optional(),
+  /** One entry a committed token, where the engine shows its rows: the five likeliest tokens with their natural-log probabilities. */
+  top5: z.array(z.array(z.tuple([TokenId, z.number()])).max(5)).optional(),
+});
+
+/** One reading of one sensor. Quantities a source does not have are absent. */
+export const TelemetryRow = z.strictObject({
+  t_ns: Nanoseconds,
+  /** What was read, for instance `nvidia-smi`, `rapl`, `/proc/stat`. */
+  source: z.string().min(1),
+  /** Which of several, for instance a GPU's index; absent for the whole machine. */
+  device: z.string().optional(),
+  power_w: z.number().nonnegative().optional(),
+  /** Since the counter's own zero; never falls within a run. */
+  energy_j: z.number().nonnegative().optional(),
+  sm_clock_mhz: z.number().nonnegative().optional(),
+  mem_clock_mhz: z.number().nonnegative().optional(),
+  temperature_c: z.number().optional(),
+  /** As the driver names or codes them; empty when nothing throttles. */
+  throttle_reasons: z.array(z.string()).optional(),
+  utilisation: z.number().min(0).max(1).optional(),
+  memory_used_mib: z.number().nonnegative().optional(),
+  /** Cores that other processes keep busy. */
+  foreign_load: z.number().nonnegative().optional(),
+  /** Cores busy in all. */
+  cpu_load: z.number().nonnegative().optional(),
+  /** The part of a merged run it comes from, from 1. */
+  shard: z.int().positive().optional(),
+});
+
+/**
+ * Something that happened at a time. `run-start` and `run-end` are the writer's own; the runner adds `phase-start` and `phase-end`
+ * (with `phase`), and whatever else is worth a line. Other members are free.
+ */
+export const EventRow = z.looseObject({
+  t_ns: Nanoseconds,
+  kind: z.string().min(1),
+  shard: z.int().positive().optional(),
 });
 
 export const FaultRow = z.strictObject({
@@ -150,15 +206,42 @@ export const Plan = z.strictObject({
   lawLargestBlindEffect: z.number().positive().max(1),
   stepTimeoutSeconds: z.number().positive(),
   bootstrapResamples: z.int().positive(),
+  /** cardDigest of every engine, by its name: what is run is fixed together with how. Absent before run@2. */
+  engines: z.record(z.string(), Digest).optional(),
+  /** What is timed and how; null when nothing is. Absent before run@2. */
+  speed: SpeedPlan.nullable().optional(),
 });
 
 export const Machine = Report.shape.machine;
 
-export const RunFile = z.strictObject({ path: z.string(), sha256: Digest, bytes: Count });
+/** What manifest.json says of a row file: sha256 and size of the rows as text, whatever their file is compressed with. */
+export const RunFile = z.strictObject({
+  path: z.string(),
+  sha256: Digest,
+  bytes: Count,
+  /** Lines. Absent before run@2. */
+  rows: Count.optional(),
+});
 
-export const Manifest = z.strictObject({
+/** One of `of` parts of a plan that were run apart; index from 1. */
+export const Shard = z.strictObject({ index: z.int().positive(), of: z.int().positive() });
+
+/** What a merged run says of a shard it was joined from. */
+export const MergedPart = z.strictObject({
+  shard: Shard,
+  id: z.string().min(1),
+  startedAt: z.string(),
+  seconds: z.number().nonnegative(),
+  machine: Machine,
+  provenance: Provenance,
+  /** sha256 of the shard's manifest.json, and the root of its tree. */
+  manifestSha256: Digest,
+  treeRoot: Digest,
+  foreignCores: z.number().nullable(),
+});
+
+const MANIFEST = {
   $schema: z.string(),
-  schema: z.literal(RUN_SCHEMA_ID),
   id: z.string().min(1),
   title: z.string(),
   startedAt: z.string(),
@@ -174,7 +257,6 @@ export const Manifest = z.strictObject({
   engines: z.record(z.string(), EngineCardRow),
   suites: Report.shape.suites,
   tokenizer: z.strictObject({ digest: z.string(), templateDigest: z.string() }).nullable(),
-  plan: Plan,
   /** sha256 of the canonical plan. */
   planDigest: Digest,
   /** suites/claims.json as it was. */
@@ -182,6 +264,21 @@ export const Manifest = z.strictObject({
   /** Cores kept busy by other processes during the speed phase; null when it was not reached. */
   foreignCores: z.number().nullable(),
   files: z.array(RunFile),
+};
+
+/** manifest.json of the first schema: the plan stood inside. */
+export const ManifestV1 = z.strictObject({ schema: z.literal(FIRST_RUN_SCHEMA_ID), ...MANIFEST, plan: Plan });
+
+export const ManifestV2 = z.strictObject({
+  schema: z.literal(RUN_SCHEMA_ID),
+  ...MANIFEST,
+  provenance: Provenance,
+  /** sha256 of the canonical list of [id, digest] of the prompts, in order. */
+  promptsDigest: Digest,
+  /** Null when the whole plan was run in one piece, and after a merge. */
+  shard: Shard.nullable(),
+  /** Null but for a merged run. */
+  parts: z.array(MergedPart).min(1).nullable(),
 });
 
 export const Verdicts = z.strictObject({
@@ -202,5 +299,19 @@ export type EngineCardRow = z.infer<typeof EngineCardRow>;
 export type PhasePlan = z.infer<typeof PhasePlan>;
 export type Plan = z.infer<typeof Plan>;
 export type RunFile = z.infer<typeof RunFile>;
-export type Manifest = z.infer<typeof Manifest>;
+export { TimingRow };
+export type TelemetryRow = z.infer<typeof TelemetryRow>;
+export type EventRow = z.infer<typeof EventRow>;
+export type Shard = z.infer<typeof Shard>;
+export type MergedPart = z.infer<typeof MergedPart>;
+export type ManifestV1 = z.infer<typeof ManifestV1>;
+export type ManifestV2 = z.infer<typeof ManifestV2>;
+/** A manifest of any schema with its plan, as the rest of the harness takes it. */
+export type Manifest = Omit<ManifestV2, '$schema' | 'schema' | 'provenance' | 'promptsDigest'> & {
+  readonly schema: typeof RUN_SCHEMA_ID | typeof FIRST_RUN_SCHEMA_ID;
+  readonly plan: Plan;
+  /** Null before run@2. */
+  readonly provenance: Provenance | null;
+  readonly promptsDigest: string | null;
+};
 export type Verdicts = z.infer<typeof Verdicts>;

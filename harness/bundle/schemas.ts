@@ -1,16 +1,40 @@
 /** The JSON Schemas (draft 2020-12) of everything a run directory holds, made from the same definitions that check it. */
 import { z } from 'zod';
 import { Report } from '../report/schema.ts';
-import { FaultRow, Manifest, PromptRow, RoundRow, SessionRow, Verdicts } from './rows.ts';
+import {
+  EventRow,
+  FaultRow,
+  ManifestV1,
+  ManifestV2,
+  Plan,
+  PromptRow,
+  RoundRow,
+  SessionRow,
+  TelemetryRow,
+  TimingRow,
+  Verdicts,
+} from './rows.ts';
+import { Signature } from './sign.ts';
+import { Tree } from './tree.ts';
 
 const DEFINITIONS = {
   report: { schema: Report, title: 'report.json: what a run concluded' },
-  manifest: { schema: Manifest, title: 'manifest.json: what was run on what, and by which plan' },
+  manifest: { schema: ManifestV2, title: 'manifest.json: what was run on what' },
+  'manifest-v1': {
+    schema: ManifestV1,
+    title: 'manifest.json of the first schema: what was run on what, and by which plan',
+  },
+  plan: { schema: Plan, title: 'plan.json: what was to be run' },
   verdicts: { schema: Verdicts, title: 'verdicts.json: the verdicts of a run' },
   prompt: { schema: PromptRow, title: 'A line of prompts.jsonl' },
   session: { schema: SessionRow, title: 'A line of sessions.jsonl' },
   round: { schema: RoundRow, title: 'A line of rounds.jsonl' },
   fault: { schema: FaultRow, title: 'A line of faults.jsonl' },
+  timing: { schema: TimingRow, title: 'A line of timings.jsonl' },
+  telemetry: { schema: TelemetryRow, title: 'A line of telemetry.jsonl' },
+  event: { schema: EventRow, title: 'A line of events.jsonl' },
+  tree: { schema: Tree, title: 'tree.json: the sha256 of every file of a bundle' },
+  signature: { schema: Signature, title: 'signature.json: who vouches for a bundle' },
 } as const;
 
 export type SchemaName = keyof typeof DEFINITIONS;

@@ -1,117 +1,190 @@
 /**
- * Writes a run directory. Rows are appended as whole lines in one write, so a run that is killed leaves a readable
- * prefix; the JSON documents are written beside themselves and renamed, so each is either the old or the new one.
+ * Writes a run directory. The plan and the manifest are there before the first row; rows are batched, compressed and appended
+ * (row-file.ts) in an order in which a reader never meets a round of an unknown session. The tree over everything is written
+ * when the verdicts are (tree.ts).
  */
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import type { z } from 'zod';
-import { EnvironmentError, InputError } from '../engine.ts';
+import { InputError } from '../engine.ts';
 import { Report } from '../report/schema.ts';
-import { sha256 } from '../suite/canonical.ts';
-import { FaultRow, Manifest, PromptRow, RoundRow, type RunFile, SessionRow, Verdicts } from './rows.ts';
+import { canonicalJson } from '../suite/canonical.ts';
+import { headDigest } from './digests.ts';
+import { makeFolder, writeDocument, writeWhole } from './disk.ts';
+import type { Provenance } from './provenance.ts';
+import { RowFile } from './row-file.ts';
+import {
+  EventRow,
+  FaultRow,
+  type Manifest,
+  ManifestV2,
+  type Plan,
+  PromptRow,
+  RoundRow,
+  RUN_SCHEMA_ID,
+  type RunFile,
+  SessionRow,
+  TelemetryRow,
+  TimingRow,
+  Verdicts,
+} from './rows.ts';
 
-/** A batch of rows is flushed at this size or when its session ends. */
-const FLUSH_BYTES = 64 * 1024;
+/** In the order they are flushed. */
+export const ROW_SCHEMAS = {
+  'prompts.jsonl': PromptRow,
+  'sessions.jsonl': SessionRow,
+  'rounds.jsonl': RoundRow,
+  'faults.jsonl': FaultRow,
+  'timings.jsonl': TimingRow,
+  'telemetry.jsonl': TelemetryRow,
+  'events.jsonl': EventRow,
+} as const satisfies Record<string, z.ZodType>;
 
-export const ROW_FILES = ['prompts.jsonl', 'sessions.jsonl', 'rounds.jsonl', 'faults.jsonl'] as const;
-export type RowFile = (typeof ROW_FILES)[number];
+export type RowFileName = keyof typeof ROW_SCHEMAS;
+export const ROW_FILES = Object.keys(ROW_SCHEMAS) as RowFileName[];
+type RowOf<N extends RowFileName> = z.infer<(typeof ROW_SCHEMAS)[N]>;
 
-class JsonLines<T> {
-  readonly #descriptor: number;
-  readonly #path: string;
-  readonly #schema: z.ZodType<T>;
-  #pending = '';
+type RowFiles = { [N in RowFileName]: RowFile<RowOf<N>> };
 
-  constructor(path: string, schema: z.ZodType<T>) {
-    this.#path = path;
-    this.#schema = schema;
-    this.#descriptor = onDisk(path, () => openSync(path, 'wx'));
-  }
+/** Rows wait at most so long to be written, milliseconds. */
+const FLUSH_MS = 1_000;
 
-  /** Throws a ZodError, and writes nothing, when the row is not what the schema says. */
-  append(row: T): void {
-    this.#pending += `${JSON.stringify(this.#schema.parse(row))}\n`;
-    if (this.#pending.length >= FLUSH_BYTES) this.flush();
-  }
-
-  flush(): void {
-    if (this.#pending === '') return;
-    const bytes = Buffer.from(this.#pending);
-    onDisk(this.#path, () => {
-      for (let offset = 0; offset < bytes.length; ) offset += writeSync(this.#descriptor, bytes, offset);
-    });
-    this.#pending = '';
-  }
-
-  close(): void {
-    this.flush();
-    closeSync(this.#descriptor);
-  }
+/** What an engine's rounds added up to. `run-end` carries one a name, counted as the rows went by. */
+export interface EngineCounters {
+  rounds: number;
+  drafted: number;
+  accepted: number;
+  committed: number;
 }
+
+/** A manifest as it is known before the first token. */
+export type ManifestHead = Omit<CurrentManifest, 'schema' | 'status' | 'seconds' | 'foreignCores' | 'files'>;
+
+/** A manifest of this schema with its plan. */
+export type CurrentManifest = Manifest & { readonly provenance: Provenance; readonly promptsDigest: string };
 
 export class RunWriter {
   readonly directory: string;
-  readonly #prompts: JsonLines<PromptRow>;
-  readonly #sessions: JsonLines<SessionRow>;
-  readonly #rounds: JsonLines<RoundRow>;
-  readonly #faults: JsonLines<FaultRow>;
+  readonly #head: ManifestHead;
+  readonly #now: () => bigint;
+  readonly #origin: bigint;
+  readonly #files: RowFiles;
+  readonly #counters: Record<string, EngineCounters> = {};
+  readonly #engineOf = new Map<string, string>();
+  #flushed: number;
 
-  /** `directory` must not hold a run already. Throws InputError or EnvironmentError with one clear line. */
-  constructor(directory: string, manifest: Manifest) {
+  /**
+   * `directory` must not hold a run already. `now`: monotonic nanoseconds; its reading at this moment is 0 of every `t_ns`.
+   * `prompts` are written at once. Throws InputError or EnvironmentError with one clear line.
+   */
+  constructor(directory: string, head: ManifestHead, prompts: readonly PromptRow[], now: () => bigint) {
     this.directory = directory;
+    this.#head = head;
+    this.#now = now;
+    this.#origin = now();
     if (existsSync(join(directory, 'manifest.json'))) {
       throw new InputError(`${directory} already holds a run; choose another directory`);
     }
-    onDisk(directory, () => makeFolder(directory));
-    this.writeManifest(manifest);
-    this.#prompts = new JsonLines(join(directory, 'prompts.jsonl'), PromptRow);
-    this.#sessions = new JsonLines(join(directory, 'sessions.jsonl'), SessionRow);
-    this.#rounds = new JsonLines(join(directory, 'rounds.jsonl'), RoundRow);
-    this.#faults = new JsonLines(join(directory, 'faults.jsonl'), FaultRow);
+    makeFolder(directory);
+    writePlan(directory, head.plan);
+    const manifest = this.#writeManifest('running', 0, null, []);
+    const entries = ROW_FILES.map((name) => {
+      const schema = ROW_SCHEMAS[name] as z.ZodType;
+      return [name, new RowFile(join(directory, `${name}.gz`), name, schema)];
+    });
+    this.#files = Object.fromEntries(entries) as RowFiles;
+    for (const row of prompts) this.#append('prompts.jsonl', row);
+    this.event({ t_ns: 0, kind: 'run-start', run: manifest.id, head: headDigest(manifest) });
+    this.#flushed = performance.now();
+    this.flush();
   }
 
-  prompt(row: PromptRow): void {
-    this.#prompts.append(row);
+  /** Nanoseconds since the run began, of a reading of the clock (default: now). */
+  t(reading: bigint = this.#now()): number {
+    return Number(reading - this.#origin);
   }
 
-  /** On disk at once, so that a reader never meets a round of an unknown session. */
   session(row: SessionRow): void {
-    this.#sessions.append(row);
-    this.#sessions.flush();
+    this.#engineOf.set(row.session, row.engine);
+    this.#append('sessions.jsonl', row);
   }
 
   round(row: RoundRow): void {
-    this.#rounds.append(row);
+    const engine = this.#engineOf.get(row.session) ?? 'unknown';
+    this.#counters[engine] ??= { rounds: 0, drafted: 0, accepted: 0, committed: 0 };
+    const counters = this.#counters[engine];
+    this.#append('rounds.jsonl', row);
+    counters.rounds += 1;
+    counters.drafted += row.drafted.length;
+    counters.accepted += row.accepted;
+    counters.committed += row.committed.length;
+    if (row.finish !== null) this.#engineOf.delete(row.session);
   }
 
   fault(row: FaultRow): void {
-    this.#faults.append(row);
+    this.#engineOf.delete(row.session);
+    this.#append('faults.jsonl', row);
   }
 
+  timing(row: TimingRow): void {
+    this.#append('timings.jsonl', row);
+  }
+
+  telemetry(row: TelemetryRow): void {
+    this.#append('telemetry.jsonl', row);
+  }
+
+  event(row: EventRow): void {
+    this.#append('events.jsonl', row);
+  }
+
+  /** Everything taken so far is on disk afterwards. */
   flush(): void {
-    this.#prompts.flush();
-    this.#sessions.flush();
-    this.#rounds.flush();
-    this.#faults.flush();
+    for (const name of ROW_FILES) this.#files[name].flush();
+    this.#flushed = performance.now();
   }
 
-  closeRows(): void {
-    this.flush();
-    for (const file of [this.#prompts, this.#sessions, this.#rounds, this.#faults]) file.close();
+  /** The last rows, then the manifest with their digests. Call once, whatever happened. */
+  finish(status: Manifest['status'], foreignCores: number | null): void {
+    const ended = this.t();
+    try {
+      this.event({ t_ns: ended, kind: 'run-end', status, counters: this.#counters });
+      this.flush();
+    } finally {
+      for (const name of ROW_FILES) this.#files[name].close();
+    }
+    const files = ROW_FILES.map((name) => this.#files[name].describe());
+    this.#writeManifest(status, ended / 1e9, foreignCores, files);
   }
 
-  writeManifest(manifest: Manifest): void {
-    writeDocument(join(this.directory, 'manifest.json'), Manifest, manifest);
+  #append<N extends RowFileName>(name: N, row: RowOf<N>): void {
+    const full = this.#files[name].append(row);
+    if (full || performance.now() - this.#flushed > FLUSH_MS) this.flush();
   }
+
+  #writeManifest(status: Manifest['status'], seconds: number, foreignCores: number | null, files: RunFile[]): Manifest {
+    const manifest: CurrentManifest = {
+      schema: RUN_SCHEMA_ID,
+      ...this.#head,
+      status,
+      seconds,
+      foreignCores,
+      files,
+    };
+    writeManifest(this.directory, manifest);
+    return manifest;
+  }
+}
+
+/** plan.json is its own canonical form, byte for byte: `sha256sum plan.json` is the plan's digest. */
+export function writePlan(directory: string, plan: Plan): void {
+  writeWhole(join(directory, 'plan.json'), canonicalJson(plan));
+}
+
+export function writeManifest(directory: string, manifest: CurrentManifest): void {
+  const { schema, plan, ...rest } = manifest;
+  const document: ManifestV2 = { $schema: 'schemas/manifest.schema.json', schema: RUN_SCHEMA_ID, ...rest };
+  writeDocument(join(directory, 'manifest.json'), ManifestV2, document);
 }
 
 export function writeVerdicts(directory: string, verdicts: Verdicts): void {
@@ -120,45 +193,4 @@ export function writeVerdicts(directory: string, verdicts: Verdicts): void {
 
 export function writeReport(directory: string, report: Report): void {
   writeDocument(join(directory, 'report.json'), Report, report);
-}
-
-/** Path, sha256 and size of each named file of a run directory. */
-export function describeFiles(directory: string, names: readonly string[]): RunFile[] {
-  return names.map((path) => {
-    const bytes = readFileSync(join(directory, path));
-    return { path, sha256: sha256(bytes), bytes: bytes.length };
-  });
-}
-
-function writeDocument<T>(path: string, schema: z.ZodType<T>, value: T): void {
-  const text = `${JSON.stringify(schema.parse(value), null, 2)}\n`;
-  onDisk(path, () => {
-    writeFileSync(`${path}.partial`, text);
-    renameSync(`${path}.partial`, path);
-  });
-}
-
-/** mkdir -p, level by level: Node's own recursive form never returns below folders such as /proc. */
-function makeFolder(path: string): void {
-  if (existsSync(path)) return;
-  makeFolder(dirname(path));
-  mkdirSync(path);
-}
-
-function onDisk<T>(path: string, action: () => T): T {
-  try {
-    return action();
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? 'unknown error';
-    const reason: Record<string, string> = {
-      ENOSPC: 'no space left on the device',
-      EROFS: 'the file system is read-only',
-      EACCES: 'permission denied',
-      EPERM: 'permission denied',
-      ENOTDIR: 'a part of the path is a file',
-      EEXIST: 'it exists already',
-      ENOENT: 'the system does not allow a folder there',
-    };
-    throw new EnvironmentError(`cannot write ${path}: ${reason[code] ?? code}`);
-  }
 }

@@ -1,9 +1,10 @@
 /** `audit` and `report` from outside: a whole run with its page, an interrupted one, a killed one. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { Report } from '../../harness/report/schema.ts';
+import { editRows, rowsOf } from '../support/bundle-files.ts';
 import { writeTinyCheckpoint, writeTinySuites } from '../support/tiny-checkpoint.ts';
 import { type Finished, kilotoken, onlyLine } from './cli.ts';
 
@@ -75,11 +76,8 @@ describe('audit', () => {
   it('decodes the same tokens for the same seed', async () => {
     const rows = async (name: string): Promise<string[]> => {
       await audit(name, ['--no-page', '--law-seeds', '1', '--scenario', 'chat', '--seed', '9']);
-      const lines = readFileSync(join(scratch, name, 'rounds.jsonl'), 'utf8')
-        .trimEnd()
-        .split('\n');
-      return lines
-        .map((line) => JSON.parse(line) as { session: string; index: number; committed: number[]; drafted: number[] })
+      type Row = { session: string; index: number; committed: number[]; drafted: number[] };
+      return rowsOf<Row>(join(scratch, name), 'rounds.jsonl')
         .map(({ session, index, committed, drafted }) => JSON.stringify([session, index, committed, drafted]))
         .sort();
     };
@@ -129,9 +127,7 @@ describe('audit', () => {
   });
 
   it('refuses a damaged run in one line', async () => {
-    const path = join(scratch, 'json/rounds.jsonl');
-    const whole = readFileSync(path, 'utf8');
-    writeFileSync(path, whole.slice(0, -30));
+    editRows(join(scratch, 'json'), 'rounds.jsonl', (text) => text.slice(0, -30));
     const done = await kilotoken(['report', join(scratch, 'json')]);
     expect(done.code).toBe(2);
     expect(onlyLine(done)).toMatch(/rounds\.jsonl .*sha256/);

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type AuditInput, type AuditResult, audit } from '../../harness/audit.ts';
+import { untoldProvenance } from '../../harness/bundle/provenance.ts';
 import type { Arm, Rule } from '../../harness/bundle/rows.ts';
 import type { Engine } from '../../harness/engine.ts';
 import { ManualClock, type ScriptedOptions, scriptedEngine } from '../../harness/engines/scripted.ts';
@@ -89,6 +90,7 @@ export async function scriptedAudit(options: ScriptedAuditOptions): Promise<Audi
       machine: { cpu: 'none', cores: 1, memoryGiB: 1, os: 'none', node: 'none', gpus: [] },
       model: { kind: 'nano', name: 'scripted', note: 'no model' },
       tokenizer: null,
+      provenance: untoldProvenance('the engines are scripted'),
     },
     startedAt: new Date(0),
     directory: options.directory,

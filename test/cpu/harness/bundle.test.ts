@@ -7,7 +7,9 @@ import { judgeDirectory } from '../../../harness/audit.ts';
 import { publishRun } from '../../../harness/bundle/publish.ts';
 import { readRun } from '../../../harness/bundle/reader.ts';
 import { RoundRow } from '../../../harness/bundle/rows.ts';
+import { ROW_FILES } from '../../../harness/bundle/writer.ts';
 import { buildReport } from '../../../harness/report/build.ts';
+import { editDocument, editRows, rowsText, writeRowsText } from '../../support/bundle-files.ts';
 import { scriptedAudit, withDirectory } from '../../support/scripted-audit.ts';
 
 /** A finished run in a fresh directory; `use` may damage it. */
@@ -19,18 +21,11 @@ async function withRun(use: (run: string) => Promise<void>): Promise<void> {
   });
 }
 
-function edit(path: string, change: (text: string) => string): void {
-  const before = readFileSync(path, 'utf8');
-  const after = change(before);
-  expect(after).not.toBe(before);
-  writeFileSync(path, after);
-}
-
 /** Marks the run as one that was killed: no digests, status still running. */
 function markKilled(run: string): void {
-  edit(join(run, 'manifest.json'), (text) => {
-    const manifest = JSON.parse(text) as Record<string, unknown>;
-    return JSON.stringify({ ...manifest, status: 'running', files: [] });
+  editDocument<{ status: string; files: unknown[] }>(run, 'manifest.json', (manifest) => {
+    manifest.status = 'running';
+    manifest.files = [];
   });
 }
 
@@ -46,16 +41,17 @@ describe('a finished run', () => {
     });
   });
 
-  it('is the same run with its rows gzipped, and a damaged archive is named', async () => {
+  it('is the same run with its rows unpacked, and a damaged archive is named', async () => {
     await withRun(async (run) => {
       const before = buildReport(await readRun(run));
       for (const name of ['rounds.jsonl', 'sessions.jsonl']) {
-        writeFileSync(join(run, `${name}.gz`), gzipSync(readFileSync(join(run, name))));
-        rmSync(join(run, name));
+        writeFileSync(join(run, name), rowsText(run, name));
+        rmSync(join(run, `${name}.gz`));
       }
       expect(buildReport(await readRun(run))).toEqual(before);
       const path = join(run, 'rounds.jsonl.gz');
-      const whole = readFileSync(path);
+      const whole = gzipSync(rowsText(run, 'rounds.jsonl'));
+      rmSync(join(run, 'rounds.jsonl'));
       writeFileSync(path, whole.subarray(0, whole.length - 20));
       await expect(readRun(run)).rejects.toThrow(/rounds\.jsonl\.gz is not a whole gzip file/);
       writeFileSync(path, 'plain text');
@@ -99,31 +95,32 @@ describe('a finished run', () => {
     ['an added fault', 'faults.jsonl', () => '{}\n'],
   ])('refuses %s by name', async (_, file, change) => {
     await withRun(async (run) => {
-      edit(join(run, file), change);
+      editRows(run, file, change);
       await expect(readRun(run)).rejects.toThrow(new RegExp(`${file}.*sha256`));
     });
   });
 
-  it.each(['prompts.jsonl', 'sessions.jsonl', 'rounds.jsonl', 'faults.jsonl', 'manifest.json'])(
-    'refuses a run without %s',
-    async (file) => {
-      await withRun(async (run) => {
-        rmSync(join(run, file));
-        await expect(readRun(run)).rejects.toThrow(file);
-      });
-    },
-  );
+  it.each([...ROW_FILES, 'manifest.json', 'plan.json'])('refuses a run without %s', async (file) => {
+    await withRun(async (run) => {
+      rmSync(join(run, file.endsWith('.jsonl') ? `${file}.gz` : file));
+      await expect(readRun(run)).rejects.toThrow(file);
+    });
+  });
 
   it('refuses a plan that was changed afterwards', async () => {
     await withRun(async (run) => {
-      edit(join(run, 'manifest.json'), (text) => text.replace('"lawAlpha": 0.001', '"lawAlpha": 0.01'));
+      editDocument<{ lawAlpha: number }>(run, 'plan.json', (plan) => {
+        plan.lawAlpha = 0.01;
+      });
       await expect(readRun(run)).rejects.toThrow(/plan is not the one/);
     });
   });
 
   it('refuses a manifest of another schema, naming the field', async () => {
     await withRun(async (run) => {
-      edit(join(run, 'manifest.json'), (text) => text.replace('"kilotoken/run@1"', '"kilotoken/run@2"'));
+      editDocument<{ schema: string }>(run, 'manifest.json', (manifest) => {
+        manifest.schema = 'kilotoken/run@3';
+      });
       await expect(readRun(run)).rejects.toThrow(/manifest\.json: schema/);
     });
   });
@@ -133,11 +130,11 @@ describe('a killed run', () => {
   it('is readable up to its last whole line at whatever byte it was cut', async () => {
     await withRun(async (run) => {
       markKilled(run);
-      const whole = readFileSync(join(run, 'rounds.jsonl'), 'utf8');
+      const whole = rowsText(run, 'rounds.jsonl');
       const cut = `${run}-cut`;
       cpSync(run, cut, { recursive: true });
       for (const bytes of [0, 1, 200, 1000, 1001, 1002, whole.length - 1]) {
-        writeFileSync(join(cut, 'rounds.jsonl'), whole.slice(0, bytes));
+        writeRowsText(cut, 'rounds.jsonl', whole.slice(0, bytes));
         const { sessions } = await readRun(cut);
         const rounds = [...sessions.values()].reduce((n, trace) => n + trace.rounds.length, 0);
         const lines = whole.slice(0, bytes).split('\n');
@@ -153,7 +150,7 @@ describe('a killed run', () => {
   it('may lack its rows altogether, and is then inconclusive', async () => {
     await withRun(async (run) => {
       markKilled(run);
-      for (const file of ['sessions.jsonl', 'rounds.jsonl', 'faults.jsonl']) rmSync(join(run, file));
+      for (const file of ['sessions.jsonl', 'rounds.jsonl', 'faults.jsonl']) rmSync(join(run, `${file}.gz`));
       const outcomes = (await judgeDirectory(run)).verdicts.map((verdict) => verdict.outcome);
       expect(new Set(outcomes)).toEqual(new Set(['inconclusive']));
     });
@@ -162,13 +159,13 @@ describe('a killed run', () => {
   it('still refuses rows that cannot be', async () => {
     await withRun(async (run) => {
       markKilled(run);
-      edit(join(run, 'rounds.jsonl'), (text) => text.replace('"accepted":0', '"accepted":-1'));
-      await expect(readRun(run)).rejects.toThrow(/rounds\.jsonl:\d+: accepted/);
+      editRows(run, 'rounds.jsonl', (text) => text.replace('"accepted":0', '"accepted":-1'));
+      await expect(readRun(run)).rejects.toThrow(/rounds\.jsonl\.gz:\d+: accepted/);
     });
     await withRun(async (run) => {
       markKilled(run);
-      edit(join(run, 'rounds.jsonl'), (text) => text.slice(text.indexOf('\n') + 1));
-      await expect(readRun(run)).rejects.toThrow(/rounds\.jsonl:1: session .* has round 1 where 0 is due/);
+      editRows(run, 'rounds.jsonl', (text) => text.slice(text.indexOf('\n') + 1));
+      await expect(readRun(run)).rejects.toThrow(/rounds\.jsonl\.gz:1: session .* has round 1 where 0 is due/);
     });
   });
 });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import { describe, expect, it } from 'vitest';
 import { SCHEMA_NAMES, type SchemaName, schemaText } from '../../../harness/bundle/schemas.ts';
+import { rowsOf } from '../../support/bundle-files.ts';
 import { scriptedAudit, withDirectory } from '../../support/scripted-audit.ts';
 
 const ROOT = join(import.meta.dirname, '../../..');
@@ -22,11 +23,7 @@ describe('published schemas', () => {
       const run = join(directory, 'run');
       await scriptedAudit({ directory: run, plan: { lawSeeds: 5 } });
       const text = (file: string): string => readFileSync(join(run, file), 'utf8');
-      const lines = (file: string): unknown[] =>
-        text(file)
-          .trim()
-          .split('\n')
-          .map((line) => JSON.parse(line) as unknown);
+      const lines = (file: string): unknown[] => rowsOf(run, file);
       const check = (name: SchemaName, values: readonly unknown[]): void => {
         const valid = validator(name);
         for (const value of values) {
@@ -35,6 +32,9 @@ describe('published schemas', () => {
         expect(values.length).toBeGreaterThan(0);
       };
       check('manifest', [JSON.parse(text('manifest.json'))]);
+      check('plan', [JSON.parse(text('plan.json'))]);
+      check('tree', [JSON.parse(text('tree.json'))]);
+      check('event', lines('events.jsonl'));
       check('report', [JSON.parse(text('report.json'))]);
       check('verdicts', [JSON.parse(text('verdicts.json'))]);
       check('prompt', lines('prompts.jsonl'));
