@@ -11,8 +11,11 @@ import {
   type EngineCard,
   InputError,
   type Round,
+  type RoundReplay,
   type Score,
   type Session,
+  type Toy,
+  type ToyOptions,
 } from '../engine.ts';
 import {
   childTransport,
@@ -29,11 +32,6 @@ export interface EngineSource {
   /** Without `blockSize` the engine chooses; 1 is plain decoding. */
   open(options: { readonly blockSize?: number }): Promise<Engine>;
   close(): Promise<void>;
-}
-
-/** A session that says under which parameters it decodes. */
-export interface EchoingSession extends Session {
-  readonly decoding?: unknown;
 }
 
 const CHILD_PREFIX = 'cmd:';
@@ -58,31 +56,53 @@ function sourceOf(name: string, transport: Transport): EngineSource {
   return {
     name,
     open: async ({ blockSize }) => {
-      const answer = record(
-        await transport.request('open_engine', blockSize === undefined ? {} : { blockSize }),
-        'open_engine',
-      );
-      if (typeof answer.card !== 'object' || answer.card === null) {
-        throw new EngineFault('garbage', 'open_engine: the answer has no card');
-      }
-      return new RemoteEngine(transport, handle(answer.engine, 'engine'), answer.card as EngineCard);
+      return opened(transport, 'open_engine', blockSize === undefined ? {} : { blockSize });
     },
     close: () => transport.close(),
   };
 }
 
+async function opened(transport: Transport, verb: string, parameters: Record<string, unknown>): Promise<RemoteEngine> {
+  const answer = record(await transport.request(verb, parameters), verb);
+  if (typeof answer.card !== 'object' || answer.card === null) {
+    throw new EngineFault('garbage', `${verb}: the answer has no card`);
+  }
+  return new RemoteEngine(transport, handle(answer.engine, 'engine'), answer.card as EngineCard, answer);
+}
+
+/** JSON has no infinity: null is a logit of probability 0. NaN, for broken tables, is the text "NaN". */
+function wireToy({ target, draft, ...sizes }: Toy): Record<string, unknown> {
+  const wire = (row: readonly number[]) =>
+    row.map((value) => (Number.isNaN(value) ? 'NaN' : value === Number.NEGATIVE_INFINITY ? null : value));
+  return { ...sizes, target: target.map(wire), draft: draft.map((slots) => slots.map(wire)) };
+}
+
 class RemoteEngine implements Engine {
   readonly card: EngineCard;
+  readonly generator?: 'philox4x32-10';
+  readonly openToy?: (toy: Toy, options: ToyOptions) => Promise<Engine>;
+  readonly tapes: boolean;
   readonly #transport: Transport;
   readonly #handle: number;
 
-  constructor(transport: Transport, engine: number, card: EngineCard) {
+  /** `answer`: that of the verb that opened it, with what the engine offers besides. */
+  constructor(transport: Transport, engine: number, card: EngineCard, answer: Record<string, unknown>) {
     this.#transport = transport;
     this.#handle = engine;
     this.card = card;
+    const { generator, toys, tapes } = answer;
+    if (generator !== undefined && generator !== null) {
+      if (generator !== 'philox4x32-10')
+        throw new EngineFault('garbage', 'the generator stated is not one that is known');
+      this.generator = generator;
+    }
+    this.tapes = tapes === true;
+    if (toys === true) {
+      this.openToy = (toy, options) => opened(transport, 'open_toy', { engine, toy: wireToy(toy), ...options });
+    }
   }
 
-  async open(prompt: readonly number[], decoding: Decoding): Promise<EchoingSession> {
+  async open(prompt: readonly number[], decoding: Decoding): Promise<Session> {
     const parameters = { engine: this.#handle, prompt: [...prompt], decoding: { ...decoding } };
     const answer = record(await this.#transport.request('open', parameters), 'open');
     return new RemoteSession(this.#transport, handle(answer.session, 'session'), answer.decoding);
@@ -101,30 +121,23 @@ class RemoteEngine implements Engine {
   }
 }
 
-class RemoteSession implements EchoingSession {
-  readonly decoding?: unknown;
+class RemoteSession implements Session {
+  readonly decoding?: Decoding;
   readonly #transport: Transport;
   readonly #handle: number;
 
   constructor(transport: Transport, session: number, decoding: unknown) {
     this.#transport = transport;
     this.#handle = session;
-    if (decoding !== undefined) this.decoding = decoding;
+    // As it came: whoever reads it compares it with what was asked.
+    if (decoding !== undefined) this.decoding = decoding as Decoding;
   }
 
   async step(): Promise<Round> {
     const round = record(await this.#transport.request('step', { session: this.#handle }), 'step');
     const { replay } = round;
     if (replay === undefined || replay === null) return round as unknown as Round;
-    const { p, q, uniforms } = record(replay, 'step: replay');
-    return {
-      ...(round as unknown as Round),
-      replay: {
-        p: rows(p, 'p'),
-        q: q === undefined ? [] : rows(q, 'q'),
-        uniforms: Array.isArray(uniforms) ? uniforms : [],
-      },
-    };
+    return { ...(round as unknown as Round), replay: replayOf(record(replay, 'step: replay')) };
   }
 
   async fork(): Promise<Session> {
@@ -135,6 +148,40 @@ class RemoteSession implements EchoingSession {
   async close(): Promise<void> {
     await this.#transport.request('close', { session: this.#handle });
   }
+}
+
+function replayOf({ p, q, uniforms, noise }: Record<string, unknown>): RoundReplay {
+  const given = noise !== undefined && noise !== null;
+  return {
+    p: rows(p, 'p'),
+    q: q === undefined || q === null ? [] : rows(q, 'q'),
+    uniforms: uniforms === undefined || uniforms === null ? [] : list(uniforms, 'uniforms').map(uniformOf),
+    ...(given ? { noise: list(noise, 'noise').map(noiseOf) } : {}),
+  };
+}
+
+function uniformOf(entry: Record<string, unknown>): RoundReplay['uniforms'][number] {
+  const { stream, position, round, draw, u } = entry;
+  const counted = whole(position) && whole(round) && (draw === undefined || whole(draw));
+  if (typeof stream !== 'string' || typeof u !== 'number' || !counted) {
+    throw new EngineFault('garbage', `step: an entry of replay.uniforms is ${JSON.stringify(entry).slice(0, 120)}`);
+  }
+  return { stream, position, round, u, ...(draw === undefined ? {} : { draw }) };
+}
+
+function noiseOf(entry: Record<string, unknown>): NonNullable<RoundReplay['noise']>[number] {
+  const { of, position, round, u } = entry;
+  if ((of !== 'draft' && of !== 'target') || !whole(position) || !whole(round)) {
+    throw new EngineFault('garbage', 'step: an entry of replay.noise lacks of, position or round');
+  }
+  return { of, position, round, u: rows([u], 'noise')[0]! };
+}
+
+const whole = (value: unknown): value is number => Number.isInteger(value) && (value as number) >= 0;
+
+function list(value: unknown, name: string): Record<string, unknown>[] {
+  if (!Array.isArray(value)) throw new EngineFault('garbage', `step: replay.${name} is not a list`);
+  return value.map((entry) => record(entry, `step: an entry of replay.${name}`));
 }
 
 /** Log-probability rows; JSON has no infinity, so null stands for log 0. */

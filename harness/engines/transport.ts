@@ -202,6 +202,11 @@ const known = (map, handle, what) => {
   if (!map.has(handle)) throw Object.assign(new Error('no such ' + what), { name: 'InputError' });
   return map.get(handle);
 };
+const keep = (engine) => {
+  engines.set(++handles, engine);
+  const { card, generator, openToy, tapes } = engine;
+  return { engine: handles, card, generator, toys: typeof openToy === 'function', tapes: tapes === true };
+};
 const verbs = {
   async open_engine({ blockSize }) {
     const module = await import(workerData.url);
@@ -210,8 +215,14 @@ const verbs = {
     const options = blockSize === undefined ? {} : { blockSize };
     const engine = await (typeof made === 'function' ? made(options) : made);
     if (typeof engine?.open !== 'function' || engine.card === undefined) throw new Error('the module gives no Engine');
-    engines.set(++handles, engine);
-    return { engine: handles, card: engine.card };
+    return keep(engine);
+  },
+  async open_toy({ engine, toy, blockSize, tape }) {
+    const number = (x) => (x === null ? -Infinity : x === 'NaN' ? NaN : x);
+    const target = toy.target.map((row) => row.map(number));
+    const draft = toy.draft.map((slots) => slots.map((row) => row.map(number)));
+    const options = { ...(blockSize === undefined ? {} : { blockSize }), ...(tape === undefined ? {} : { tape }) };
+    return keep(await known(engines, engine, 'engine').openToy({ ...toy, target, draft }, options));
   },
   async open({ engine, prompt, decoding }) {
     const session = await known(engines, engine, 'engine').open(prompt, decoding);
