@@ -1,8 +1,8 @@
 /**
- * A second-order Markov chain with a factorised draft and the real accept-reject sampler, for testing the gate: rows are
- * known exactly, rounds are cheap, and one defect of the catalogue can be switched on. Unlike an honest build, the card
- * says nothing of the defect: the gate has to find it. Rows in the replay are those of the model, before the sampler's
- * fault, except where the fault is in the rows themselves.
+ * A second-order Markov chain, or a toy of tables, with a factorised draft and the real accept-reject sampler, for testing the
+ * gate: rows are known exactly, rounds are cheap, and one defect of the catalogue can be switched on. Unlike an honest build,
+ * the card says nothing of the defect: the gate has to find it. Rows in the replay are those of the model, before the
+ * sampler's fault, except where the fault is in the rows themselves; uniforms are those that were read.
  */
 import {
   type Decoding,
@@ -10,8 +10,10 @@ import {
   type EngineCard,
   InputError,
   type Round,
+  type RoundReplay,
   type Score,
   type Session,
+  type Toy,
 } from '../engine.ts';
 import { philox4x32, seedWords, uniform52 } from '../stats/philox.ts';
 import { sha256 } from '../suite/canonical.ts';
@@ -41,12 +43,16 @@ export const MARKOV_DEFECTS = [
   'M22',
   'M23',
   'M24',
+  'M25',
   'M26',
   'M27',
+  'M28',
   'M29',
   'M30',
   'M31b',
   'M32',
+  'M34',
+  'M35',
   'M37',
   'M38',
   'M39',
@@ -73,41 +79,96 @@ export interface MarkovOptions {
   readonly replay?: boolean;
   /** score() answers. Default true. */
   readonly scores?: boolean;
+  /** Rounds carry the uniforms they read, and the engine states their generator. Default true. */
+  readonly uniforms?: boolean;
+  /** It opens toys, with a tape on request. Default true. */
+  readonly toys?: boolean;
   readonly defect?: MarkovDefect;
 }
 
-const STREAM = { target: 0, draft: 1, coin: 2, residual: 3, row: 9 } as const;
+const STREAM = { target: 0, draft: 1, accept: 2, residual: 3, row: 9 } as const;
 /** Rows are functions of few keys, and the sessions of a gate meet them again and again. */
 const MOST_ROWS = 200_000;
 
-class Chain {
+type Filters = Pick<Decoding, 'temperature' | 'topK' | 'topP'>;
+
+/** Rows behind a text: of the target, and of the draft `offset` positions ahead, which sees the committed text only. */
+interface Rows {
+  target(text: readonly number[], filters: Filters): Float64Array;
+  draft(text: readonly number[], offset: number, filters: Filters): Float64Array;
+}
+
+class Kept {
+  readonly #rows = new Map<string, Float64Array>();
+
+  row(key: string, filters: Filters, weights: () => readonly number[]): Float64Array {
+    const { temperature, topK, topP } = filters;
+    const whole = `${key} ${temperature} ${topK} ${topP}`;
+    let row = this.#rows.get(whole);
+    if (row === undefined) {
+      row = filtered(weights(), filters);
+      if (this.#rows.size >= MOST_ROWS) this.#rows.clear();
+      this.#rows.set(whole, row);
+    }
+    return row;
+  }
+}
+
+/** The tables of a toy. */
+class Tables implements Rows {
+  readonly #toy: Toy;
+  readonly #kept = new Kept();
+
+  constructor(toy: Toy) {
+    this.#toy = toy;
+  }
+
+  target(text: readonly number[], filters: Filters): Float64Array {
+    const context = this.#context(text);
+    return this.#kept.row(`t ${context}`, filters, () => weightsOf(this.#toy.target[context]!));
+  }
+
+  draft(text: readonly number[], offset: number, filters: Filters): Float64Array {
+    const context = this.#context(text);
+    return this.#kept.row(`d ${context} ${offset}`, filters, () => weightsOf(this.#toy.draft[context]![offset]!));
+  }
+
+  #context(text: readonly number[]): number {
+    const { order, vocab } = this.#toy;
+    return text.slice(-order).reduce((context, id) => context * vocab + id, 0);
+  }
+}
+
+function weightsOf(logits: readonly number[]): number[] {
+  const top = Math.max(...logits);
+  const weights = logits.map((value) => Math.exp(value - top));
+  if (weights.some(Number.isNaN)) throw new Error('a row of logits holds a value that is not a number');
+  return weights;
+}
+
+class Chain implements Rows {
   readonly #options: MarkovOptions;
   readonly #words: { readonly low: number; readonly high: number };
-  readonly #rows = new Map<string, Float64Array>();
+  readonly #kept = new Kept();
 
   constructor(options: MarkovOptions) {
     this.#options = options;
     this.#words = seedWords(options.weights);
   }
 
-  target(last: number, before: number, temperature: number, topP: number): Float64Array {
-    return this.#row(`t ${last} ${before} ${temperature} ${topP}`, () =>
-      filtered(this.#weights(last, before, 0), temperature, topP),
-    );
+  target(text: readonly number[], filters: Filters): Float64Array {
+    const [last, before] = [text.at(-1)!, text.at(-2) ?? -1];
+    return this.#kept.row(`t ${last} ${before}`, filters, () => this.#weights(last, before, 0));
   }
 
-  /** What the draft proposes `offset` positions ahead; it sees committed tokens only. */
-  draft(last: number, before: number, offset: number, temperature: number, topP: number): Float64Array {
-    return this.#row(`d ${last} ${before} ${offset} ${temperature} ${topP}`, () => {
+  draft(text: readonly number[], offset: number, filters: Filters): Float64Array {
+    const [last, before] = [text.at(-1)!, text.at(-2) ?? -1];
+    return this.#kept.row(`d ${last} ${before} ${offset}`, filters, () => {
       const near = this.#weights(last, before, 0);
       const own = this.#weights(last, 0, offset + 1);
       const total = (row: readonly number[]): number => row.reduce((sum, value) => sum + value, 0);
       const [a, b] = [total(near), total(own)];
-      return filtered(
-        near.map((value, x) => value / a + own[x]! / b),
-        temperature,
-        topP,
-      );
+      return near.map((value, x) => value / a + own[x]! / b);
     });
   }
 
@@ -117,27 +178,19 @@ class Chain {
       return Math.exp(3 * uniform52(words[0], words[1]));
     });
   }
-
-  #row(key: string, make: () => Float64Array): Float64Array {
-    let row = this.#rows.get(key);
-    if (row === undefined) {
-      row = make();
-      if (this.#rows.size >= MOST_ROWS) this.#rows.clear();
-      this.#rows.set(key, row);
-    }
-    return row;
-  }
 }
 
-/** Temperature, then nucleus; temperature 0 is one-hot at the first maximum. */
-function filtered(weights: readonly number[], temperature: number, topP: number): Float64Array {
+/** Temperature, top-k, nucleus; temperature 0 is one-hot at the first maximum. */
+function filtered(weights: readonly number[], { temperature, topK, topP }: Filters): Float64Array {
   if (temperature === 0) {
     const best = weights.indexOf(Math.max(...weights));
     return Float64Array.from(weights, (_, x) => (x === best ? 1 : 0));
   }
-  const row = normalised(Float64Array.from(weights, (weight) => weight ** (1 / temperature)));
+  const warm = Float64Array.from(weights, (weight) => weight ** (1 / temperature));
+  const order = [...warm.keys()].sort((a, b) => warm[b]! - warm[a]! || a - b);
+  if (topK > 0) for (const x of order.slice(topK)) warm[x] = 0;
+  const row = normalised(warm);
   if (topP === 1) return row;
-  const order = [...row.keys()].sort((a, b) => row[b]! - row[a]! || a - b);
   let mass = 0;
   for (const x of order) {
     const before = mass;
@@ -152,16 +205,16 @@ function normalised(row: Float64Array): Float64Array {
   return row.map((value) => value / sum);
 }
 
-function inverse(row: Float64Array, u: number): number {
-  let left = u * row.reduce((total, value) => total + value, 0);
+/** M34 takes an edge for inside, M35 falls through to the last id. */
+function inverse(row: Float64Array, u: number, defect?: MarkovDefect): number {
+  let sum = 0;
   let last = 0;
   for (let x = 0; x < row.length; x++) {
-    if (row[x]! <= 0) continue;
-    left -= row[x]!;
-    last = x;
-    if (left < 0) return x;
+    sum += row[x]!;
+    if (row[x]! > 0) last = x;
+    if (defect === 'M34' ? sum >= u : sum > u) return x;
   }
-  return last;
+  return defect === 'M35' ? row.length - 1 : last;
 }
 
 function argmax(row: Float64Array): number {
@@ -180,7 +233,7 @@ export function markovSource(options: MarkovOptions): EngineSource {
   };
 }
 
-export function markovEngine(options: MarkovOptions, chain = new Chain(options)): Engine {
+export function markovEngine(options: MarkovOptions, rows: Rows = new Chain(options), tape: Tape = null): Engine {
   const card: EngineCard = {
     name: 'markov',
     weightsDigest: sha256(`markov ${options.weights} ${options.vocabSize}`),
@@ -197,43 +250,67 @@ export function markovEngine(options: MarkovOptions, chain = new Chain(options))
     defects: [],
     syntheticAcceptance: null,
   };
+  const stated = options.uniforms !== false && tape === null;
   return {
     card,
+    ...(stated ? { generator: 'philox4x32-10' as const } : {}),
+    ...(options.toys === false ? {} : { openToy: toysOf(options), tapes: true }),
     open: async (prompt, asked) => {
       const decoding = {
         ...asked,
         ...(options.defect === 'B1 temperature' && asked.temperature > 0 ? { temperature: 1 } : {}),
         ...(options.defect === 'B2 top-p' ? { topP: 1 } : {}),
       };
-      if (decoding.topK !== 0) throw new InputError('the chain has no top-k');
       if (prompt.length === 0) throw new InputError('the prompt is empty');
       if (prompt.some((id) => id < 0 || id >= card.vocabSize))
         throw new InputError('a token is outside the vocabulary');
       if (prompt.length >= card.maxContext) throw new InputError('the prompt does not fit the context');
-      return new MarkovSession(options, card, chain, decoding, { tokens: [...prompt], emitted: 0, round: 0 });
+      const state = { tokens: [...prompt], emitted: 0, round: 0, taped: 0 };
+      return new MarkovSession({ options, card, rows, decoding, tape }, state);
     },
     score: async (prefix, next) => {
       if (options.scores === false) throw new InputError('this chain gives no scores');
-      return scored(chain, prefix, next);
+      return scored(rows, prefix, next);
     },
     close: async () => {},
   };
 }
 
-function scored(chain: Chain, prefix: readonly number[], next: readonly number[]): Score {
+function toysOf(options: MarkovOptions): NonNullable<Engine['openToy']> {
+  return async (toy, { blockSize, tape }) => {
+    const { vocab, block, maxContext } = toy;
+    const own = { ...options, vocabSize: vocab, blockSize: blockSize ?? block, maxContext };
+    return markovEngine(own, new Tables(toy), tape ?? null);
+  };
+}
+
+function scored(rows: Rows, prefix: readonly number[], next: readonly number[]): Score {
   const text = [...prefix];
   const logprobs = next.map((token) => {
-    const value = Math.log(chain.target(text.at(-1)!, text.at(-2) ?? -1, 1, 1)[token] ?? 0);
+    const value = Math.log(rows.target(text, { temperature: 1, topK: 0, topP: 1 })[token] ?? 0);
     text.push(token);
     return value;
   });
   return { logprobs };
 }
 
+/** Uniforms to be read in order instead of the generator's. */
+type Tape = readonly number[] | null;
+
+interface Setting {
+  readonly options: MarkovOptions;
+  readonly card: EngineCard;
+  readonly rows: Rows;
+  readonly decoding: Decoding;
+  readonly tape: Tape;
+}
+
 interface State {
   readonly tokens: number[];
   emitted: number;
   round: number;
+  /** Numbers read from the tape. */
+  taped: number;
   /** M19: draft rows of the round before. M20: a rejected draft that was not rolled back. */
   stale?: Float64Array[];
   ghost?: number | undefined;
@@ -241,25 +318,27 @@ interface State {
 }
 
 class MarkovSession implements Session {
+  readonly #setting: Setting;
   readonly #options: MarkovOptions;
   readonly #card: EngineCard;
-  readonly #chain: Chain;
+  readonly #rows: Rows;
   readonly #decoding: Decoding;
   readonly #state: State;
   readonly #key: { readonly low: number; readonly high: number };
+  #uniforms: RoundReplay['uniforms'][number][] = [];
 
-  constructor(options: MarkovOptions, card: EngineCard, chain: Chain, decoding: Decoding, state: State) {
-    this.#options = options;
-    this.#card = card;
-    this.#chain = chain;
-    this.#decoding = decoding;
+  constructor(setting: Setting, state: State) {
+    this.#setting = setting;
+    this.#options = setting.options;
+    this.#card = setting.card;
+    this.#rows = setting.rows;
+    this.#decoding = setting.decoding;
     this.#state = state;
-    this.#key = seedWords(decoding.seed);
+    this.#key = seedWords(setting.decoding.seed);
   }
 
   async fork(): Promise<Session> {
-    const state = { ...this.#state, tokens: [...this.#state.tokens] };
-    return new MarkovSession(this.#options, this.#card, this.#chain, this.#decoding, state);
+    return new MarkovSession(this.#setting, { ...this.#state, tokens: [...this.#state.tokens] });
   }
 
   async close(): Promise<void> {}
@@ -273,9 +352,11 @@ class MarkovSession implements Session {
     const drafts = kind === 'prefill' ? 0 : Math.min(this.#options.blockSize, room) - 1;
     const defect = this.#card.blockSize > 1 && this.#decoding.temperature > 0 ? this.#options.defect : undefined;
 
+    this.#uniforms = [];
     const q = Array.from({ length: drafts }, (_, i) => this.#draftRow(i));
+    const greedy = this.#decoding.temperature === 0;
     const drafted = q.map((row, i) =>
-      defect === 'M16' ? argmax(row) : inverse(row, this.#uniform(STREAM.draft, state.tokens.length + i)),
+      greedy ? argmax(row) : this.#drawn(row, defect, this.#uniform('draft', state.tokens.length + i)),
     );
     const p = Array.from({ length: drafts + 1 }, (_, i) => this.#targetRow(drafted, i, drafts, defect));
     const { emitted, accepted } = this.#verify(p, q, drafted, defect);
@@ -297,23 +378,29 @@ class MarkovSession implements Session {
       finish,
       deviceNs: null,
       hostNs: { draft: 0, verify: total, total },
-      ...(logged ? { replay: { p: p.map(logs), q: q.map(logs), uniforms: [] } } : {}),
+      ...(logged ? { replay: { p: p.map(logs), q: q.map(logs), uniforms: this.#told() } } : {}),
     };
   }
 
+  #told(): RoundReplay['uniforms'] {
+    return this.#options.uniforms === false ? [] : this.#uniforms;
+  }
+
+  #drawn(row: Float64Array, defect: MarkovDefect | undefined, u: number): number {
+    return defect === 'M16' ? argmax(row) : inverse(row, u, defect);
+  }
+
   #draftRow(i: number): Float64Array {
-    const { tokens } = this.#state;
-    const { temperature, topP } = this.#decoding;
-    return this.#chain.draft(tokens.at(-1)!, tokens.at(-2) ?? -1, i, temperature, topP);
+    return this.#rows.draft(this.#state.tokens, i, this.#decoding);
   }
 
   #targetRow(drafted: readonly number[], i: number, drafts: number, defect: MarkovDefect | undefined): Float64Array {
-    const text = [...this.#state.tokens.slice(-2), ...drafted.slice(0, i)];
-    const { temperature, topP } = this.#decoding;
-    const before = i === 0 && this.#state.ghost !== undefined ? this.#state.ghost : (text.at(-2) ?? -1);
-    if (defect === 'M13' && drafts > 0) return this.#chain.target(text.at(-1)!, before, 1, topP);
-    if (defect === 'M14' && drafts > 0 && i < drafts) return this.#chain.target(text.at(-1)!, before, temperature, 1);
-    return this.#chain.target(text.at(-1)!, before, temperature, topP);
+    const text = [...this.#state.tokens.slice(-8), ...drafted.slice(0, i)];
+    // The ghost stands where the token before the last one is read.
+    if (i === 0 && this.#state.ghost !== undefined) text[text.length - 2] = this.#state.ghost;
+    if (defect === 'M13' && drafts > 0) return this.#rows.target(text, { ...this.#decoding, temperature: 1 });
+    if (defect === 'M14' && drafts > 0 && i < drafts) return this.#rows.target(text, { ...this.#decoding, topP: 1 });
+    return this.#rows.target(text, this.#decoding);
   }
 
   #verify(
@@ -324,18 +411,19 @@ class MarkovSession implements Session {
   ): { emitted: number[]; accepted: number } {
     const emitted: number[] = [];
     const at = this.#state.tokens.length;
+    const greedy = this.#decoding.temperature === 0;
+    if (greedy) return this.#verifyGreedy(p, drafted);
     for (const [i, d] of drafted.entries()) {
       const coinPosition = defect === 'M32' ? at : at + i;
-      const stream = defect === 'M31b' ? STREAM.draft : STREAM.coin;
-      const coin = this.#uniform(stream, coinPosition);
+      const coin = this.#uniform('accept', coinPosition, defect === 'M31b' ? STREAM.draft : STREAM.accept);
       if (this.#accepts(p[i]!, q, i, d, coin, drafted.length, defect)) {
         emitted.push(d);
         continue;
       }
       const accepted = emitted.length;
       if (defect === 'M22' && i > 0) return { emitted, accepted };
-      const u = defect === 'M30' ? coin : this.#uniform(STREAM.residual, at + i);
-      emitted.push(inverse(this.#residual(p, q, i, d, defect), u));
+      const fresh = this.#uniform('residual', at + i);
+      emitted.push(inverse(normalised(this.#residual(p, q, i, d, defect)), defect === 'M30' ? coin : fresh, defect));
       return { emitted, accepted };
     }
     const last = drafted.length;
@@ -350,9 +438,16 @@ class MarkovSession implements Session {
     const token =
       defect === 'M09' && last > 0
         ? argmax(bonus)
-        : inverse(bonus, this.#uniform(last > 0 ? STREAM.residual : STREAM.target, at + last));
+        : inverse(bonus, this.#uniform(last > 0 ? 'residual' : 'target', at + last), defect);
     emitted.push(token);
     return { emitted, accepted: last };
+  }
+
+  #verifyGreedy(p: readonly Float64Array[], drafted: readonly number[]): { emitted: number[]; accepted: number } {
+    const own = p.map(argmax);
+    const refused = drafted.findIndex((token, i) => token !== own[i]);
+    const accepted = refused < 0 ? drafted.length : refused;
+    return { emitted: own.slice(0, accepted + 1), accepted };
   }
 
   #accepts(
@@ -387,6 +482,12 @@ class MarkovSession implements Session {
         return false;
       case 'M24':
         return u * 0.9 * qd < pd;
+      case 'M25':
+        return u * 0.99 * qd < pd;
+      case 'M28':
+        return u * (i % 2 === 0 ? 1.01 : 0.99) * qd < pd;
+      case 'M34':
+        return u * qd <= pd;
       case 'M26':
         return d === argmax(p);
       default:
@@ -395,8 +496,7 @@ class MarkovSession implements Session {
   }
 
   #rawDraft(i: number): Float64Array {
-    const { tokens } = this.#state;
-    return this.#chain.draft(tokens.at(-1)!, tokens.at(-2) ?? -1, i, 1, 1);
+    return this.#rows.draft(this.#state.tokens, i, { temperature: 1, topK: 0, topP: 1 });
   }
 
   #residual(
@@ -459,8 +559,12 @@ class MarkovSession implements Session {
     return { committed, finish: stopped ? 'stop' : null };
   }
 
-  #uniform(stream: number, position: number): number {
-    const words = philox4x32([position, stream, 0, this.#state.round], this.#key.low, this.#key.high);
-    return uniform52(words[0], words[1]);
+  #uniform(name: keyof typeof STREAM, position: number, stream: number = STREAM[name]): number {
+    const { round } = this.#state;
+    const { tape } = this.#setting;
+    const words = philox4x32([position, stream, 0, round], this.#key.low, this.#key.high);
+    const u = tape === null ? uniform52(words[0], words[1]) : tape[this.#state.taped++ % tape.length]!;
+    this.#uniforms.push({ stream: name, position, round, draw: 0, u });
+    return u;
   }
 }
