@@ -20,10 +20,11 @@ import { note, print, printJson } from '../support/output.ts';
 const NANO_CPU = 'nano-cpu';
 const RULES: readonly VerificationRule[] = ['match', 'coupled', 'reject'];
 
+/** Rules share the minute of a gate: equality and replay decide most, toys show what nano's rows are too alike for. */
 const SHARED_BUDGETS: Readonly<Record<VerificationRule, Partial<Budget>>> = {
-  match: { lawTokens: 2_400, lawSeconds: 6 },
-  coupled: { lawTokens: 2_400, lawSeconds: 6 },
-  reject: { lawTokens: 12_000, lawSeconds: 18 },
+  match: { wideLawTokens: 2_400 },
+  coupled: { wideLawTokens: 2_400 },
+  reject: { wideLawTokens: 8_000 },
 };
 
 interface Options {
@@ -96,9 +97,10 @@ async function run(options: Options): Promise<void> {
           signal,
           progress: note,
           budget: {
-            // Rules share the minute of a gate; equality has decided most where a rule promises it.
             ...(rules.length > 1 && options.gate === 'pr' ? SHARED_BUDGETS[named] : {}),
-            ...(options.tokens === undefined ? {} : { lawTokens: options.tokens, scoredTokens: options.tokens }),
+            ...(options.tokens === undefined
+              ? {}
+              : { lawTokens: options.tokens, wideLawTokens: options.tokens, scoredTokens: options.tokens }),
           },
         }),
       );

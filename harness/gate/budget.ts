@@ -7,8 +7,12 @@ export interface Budget {
   /** Prompts and tokens of each equality comparison. */
   readonly equalityPrompts: number;
   readonly equalityTokens: number;
-  /** Tokens judged one by one against their rows. */
+  /** Tokens judged one by one against their rows; fewer where a vocabulary above 64 makes each dear. */
   readonly lawTokens: number;
+  readonly wideLawTokens: number;
+  /** Tokens of toys, over all of them, and pairs of sessions on each that must emit the same. */
+  readonly toyTokens: number;
+  readonly toyEqualitySessions: number;
   readonly lawSessionTokens: number;
   /** The same when rows must be put together from score(): one call a vocabulary entry. */
   readonly scoredTokens: number;
@@ -17,7 +21,10 @@ export interface Budget {
   readonly twoSampleTokens: number;
   /** Positions whose rows are computed again by the plain engine. */
   readonly rowPositions: number;
-  /** Sampling ends here even below the token budget; the verdict then rests on the power that was reached. */
+  /**
+   * Longest time of the laws. The numbers above are a plan and do not depend on the machine: a run that is cut here is
+   * inconclusive, never a pass.
+   */
   readonly lawSeconds: number;
   /** False-alarm rate of the whole family of laws, whatever the stopping. */
   readonly alpha: number;
@@ -33,12 +40,15 @@ export const BUDGETS: Readonly<Record<GateName, Budget>> = {
     equalityPrompts: 32,
     equalityTokens: 40,
     lawTokens: 40_000,
+    wideLawTokens: 10_000,
+    toyTokens: 24_000,
+    toyEqualitySessions: 48,
     lawSessionTokens: 64,
     scoredTokens: 2_000,
     twoSampleSessions: 2_400,
     twoSampleTokens: 2,
     rowPositions: 48,
-    lawSeconds: 22,
+    lawSeconds: 120,
     alpha: 1e-6,
     power: 0.999,
     largestBlindDistance: 0.1,
@@ -48,12 +58,15 @@ export const BUDGETS: Readonly<Record<GateName, Budget>> = {
     equalityPrompts: 32,
     equalityTokens: 128,
     lawTokens: 200_000,
+    wideLawTokens: 100_000,
+    toyTokens: 400_000,
+    toyEqualitySessions: 400,
     lawSessionTokens: 128,
     scoredTokens: 20_000,
     twoSampleSessions: 20_000,
     twoSampleTokens: 4,
     rowPositions: 512,
-    lawSeconds: 3_600,
+    lawSeconds: 7_200,
     alpha: 1e-6,
     power: 0.999,
     largestBlindDistance: 0.02,

@@ -2,15 +2,17 @@
 
 import { derivedSeed } from '../bundle/digests.ts';
 import { markovSource } from '../engines/markov.ts';
-import { holm } from '../stats/holm.ts';
 import { clopperPearson } from '../stats/proportion.ts';
 import { runGate } from './gate.ts';
+import { adjustedInFamily } from './law-checks.ts';
 
 export interface CalibrationOptions {
   readonly runs: number;
   readonly seed: string;
   /** Tokens of the law test of each run. */
   readonly tokens: number;
+  /** Tokens of toys of each run. */
+  readonly toyTokens: number;
   /** Runs, on top, of the two-sample design. */
   readonly pairs: number;
 }
@@ -61,6 +63,9 @@ export async function calibrate(options: CalibrationOptions): Promise<Calibratio
         blockSize: 2 + (run % 7),
         replay: rows,
         scores: rows,
+        toys: rows,
+        // Without a stated generator the uniforms are tested for their law.
+        uniforms: run % 3 !== 0,
       }),
       baseline: null,
       gate: 'pr',
@@ -69,6 +74,8 @@ export async function calibrate(options: CalibrationOptions): Promise<Calibratio
         equalityPrompts: 2,
         equalityTokens: 8,
         lawTokens: options.tokens,
+        toyTokens: options.toyTokens,
+        toyEqualitySessions: 6,
         lawSessionTokens: 32,
         rowPositions: 4,
         twoSampleSessions: 256,
@@ -81,13 +88,13 @@ export async function calibrate(options: CalibrationOptions): Promise<Calibratio
       signal: new AbortController().signal,
       progress: () => {},
     });
-    const laws = result.checks.filter((check) => check.id.startsWith('law ') && check.logE !== null);
-    const adjusted = holm(laws.map((check) => Math.min(1, Math.exp(-check.logE!))));
+    const laws = result.checks.filter((check) => check.logE !== null);
+    const adjusted = adjustedInFamily(laws.map((check) => Math.min(1, Math.exp(-check.logE!))));
     (rows ? ps : pairPs).push(Math.min(1, ...adjusted));
     largestLogE = Math.max(largestLogE, ...laws.map((check) => check.logE!));
     tokens += result.tokens;
     const other = result.checks.some(
-      (check) => !check.id.startsWith('law ') && ['refuted', 'internally inconsistent'].includes(check.outcome),
+      (check) => check.logE === null && ['refuted', 'internally inconsistent'].includes(check.outcome),
     );
     if (other) otherRefutations += 1;
   }

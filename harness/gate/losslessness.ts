@@ -5,29 +5,28 @@
  */
 import { digestOf } from '../bundle/digests.ts';
 import { type Decoding, type Engine, InputError, type Round } from '../engine.ts';
-import { eBenjaminiHochberg } from '../stats/eprocess.ts';
-import { holm } from '../stats/holm.ts';
 import { Random } from '../stats/philox.ts';
 import { upperBoundWithoutEvent } from '../stats/proportion.ts';
-import type { Detectable } from '../verify/categorical.ts';
 import { comparability } from '../verify/comparability.ts';
 import { firstDifference } from '../verify/equality.ts';
 import { filterRow } from '../verify/filters.ts';
 import { probabilities, RoundLaws, rowsOf } from '../verify/round-laws.ts';
 import { TwoSampleProcess } from '../verify/two-sample-process.ts';
+import { checkBoundaries } from './boundary.ts';
 import type { Budget } from './budget.ts';
+import { adjustedPs, FAMILY_SIZE, LAWS, lawChecks, percent, power10, type Stream, seenByReplay } from './law-checks.ts';
 import type { GatePrompt, Observed, Observer } from './observer.ts';
+import { ReplayJudge } from './replaying.ts';
 import type { Check } from './result.ts';
+import { runToys } from './toys.ts';
 
 const CONFIDENCE = 0.999;
 /** Vocabularies up to here can be scored entry by entry. */
 const SCORED_VOCABULARY = 64;
 /** Sessions in flight: an engine with threads of its own may use them. */
 const LANES = 2;
-/** False discovery rate of the list of prompts; the list explains, it does not decide. */
-const CELL_RATE = 1e-3;
-/** Laws whose e-values make the family, and the name of each in the evidence record. */
-const FAMILY = ['emission', 'acceptance', 'drafts'] as const;
+/** Texts whose emitted tokens are scored again, one call each. */
+const SCORED_TEXTS = 400;
 
 export interface LosslessInput {
   readonly engine: Engine;
@@ -155,34 +154,141 @@ interface Sampled {
 }
 
 async function checkLaw(input: LosslessInput): Promise<LosslessOutcome> {
+  const { engine, observer, budget } = input;
+  const started = input.now();
+  const overdue = (): boolean => input.now() > started + budget.lawSeconds * 1000;
+  const threshold = Math.log(FAMILY_SIZE / budget.alpha);
+  const { seed, decoding, signal, earlier } = input;
+  const toys = await runToys({ engine, observer, budget, decoding, seed, signal, overdue, earlier, threshold });
+  const boundaries = observer.broken ? [] : await checkBoundaries({ engine, observer, decoding, seed, signal });
+  const toyStream: Stream | null =
+    toys === null
+      ? null
+      : { prefix: 'toy ', laws: toys.laws, from: 'the tables of its toys', replayed: toys.replay.holds };
+  const own = observer.broken || input.signal.aborted ? null : await ownLaw(input, overdue, threshold);
+  const streams = [own?.stream ?? null, toyStream].filter((stream) => stream !== null);
+  const adjusted = adjustedPs(streams);
+  const cap = `the time cap of ${budget.lawSeconds} s ended it before the planned number`;
+  const finished = (stream: Stream, capped: boolean, doubts: readonly string[]): Check[] =>
+    lawChecks(stream, adjusted, {
+      rule: engine.card.rule,
+      budget,
+      aborted: signal.aborted,
+      capped: capped ? cap : null,
+      earlier: Object.keys(earlier),
+      doubts,
+      elsewhere: elsewhere(stream, streams, budget),
+    });
+  const would = (stream: Stream | null): string | null =>
+    stream === null ? null : replayPower(seenByReplay({ ...stream, replayed: true }, budget.power), budget.power);
+  const checks = [
+    ...(own?.before ?? []),
+    ...(own?.replay.checks('', budget.alpha / FAMILY_SIZE, would(own.stream)) ?? []),
+    ...(own === null || own.stream === null ? [] : finished(own.stream, own.capped, own.doubts)),
+    ...(own?.after ?? []),
+    ...(toys === null || toyStream === null
+      ? [noToys]
+      : [
+          ...toys.checks,
+          ...toys.replay.checks('toy ', budget.alpha / FAMILY_SIZE, would(toyStream)),
+          ...finished(toyStream, toys.capped, []),
+        ]),
+    ...boundaries,
+  ];
+  const earnings = streams.flatMap(({ prefix, laws }) =>
+    LAWS.map((name) => [`${prefix}${name}`, laws[name].mixture.earnings()] as const),
+  );
+  return { checks, earnings: { ...Object.fromEntries(earnings), ...own?.earnings } };
+}
+
+const noToys: Check = check({
+  id: 'toys',
+  question: 'Does the decode loop keep laws that are known exactly?',
+  evidence: 'The engine opens no toys (docs/engines.md): its own rows are all there is to test by.',
+  of: 'toys',
+  decisive: false,
+});
+
+/** Families that another stream's law, or decisions decided again, would have shown. */
+function elsewhere(stream: Stream, streams: readonly Stream[], budget: Budget): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const other of streams) {
+    const name = other.prefix === '' ? '' : `${other.prefix.trim()} `;
+    for (const [family, share] of seenByReplay(other, budget.power)) {
+      const text = `the ${name}replay in ${percent(share === 0.99 ? 1 : share)} of positions`;
+      if (!found.has(family)) found.set(family, text);
+    }
+    if (other === stream) continue;
+    for (const law of LAWS) {
+      for (const { family, share } of other.laws[law].detectable(budget.alpha / FAMILY_SIZE, budget.power)) {
+        if (share === null || found.has(family)) continue;
+        found.set(family, `law ${other.prefix}${law} in ${percent(share === 0.99 ? 1 : share)} of positions`);
+      }
+    }
+  }
+  return found;
+}
+
+function replayPower(seen: ReadonlyMap<string, number>, power: number): string | null {
+  if (seen.size === 0) return 'any decision of these that does not follow from its row and number';
+  const shares = [...new Set(seen.values())].sort((a, b) => b - a);
+  const list = shares.map((share) => {
+    const families = [...seen].filter(([, own]) => own === share).map(([family]) => family);
+    return `in ${percent(share === 0.99 ? 1 : share)} of positions ${families.join(', ')}`;
+  });
+  return `any decision of these that does not follow from its row and number; with power ${power}, ${list.join('; ')}`;
+}
+
+interface OwnLaw {
+  /** null: there are no rows, or they cannot be used. */
+  readonly stream: Stream | null;
+  readonly replay: ReplayJudge;
+  readonly before: readonly Check[];
+  readonly after: readonly Check[];
+  readonly capped: boolean;
+  readonly doubts: readonly string[];
+  readonly earnings: LosslessOutcome['earnings'];
+}
+
+/** The engine's own rows, or what stands in for them. null: it could not even be asked. */
+async function ownLaw(input: LosslessInput, overdue: () => boolean, threshold: number): Promise<OwnLaw | null> {
   const { engine, observer, budget, signal } = input;
-  const deadline = input.now() + budget.lawSeconds * 1000;
+  const { rule, blockSize, vocabSize } = engine.card;
+  const replay = new ReplayJudge({ rule, blockSize }, engine.generator, input.seed);
+  const nothing = { stream: null, replay, before: [], after: [], capped: false, doubts: [], earnings: {} };
   const probe = await observer.run(engine, input.prompts[0]!, input.decoding({ maxTokens: 4 }), 'probe');
-  if (probe.fault !== null) return { checks: [], earnings: {} };
+  if (probe.fault !== null) return null;
   const source: RowSource = probe.rounds.every((round) => round.replay !== undefined)
     ? 'rounds'
     : (await scores(input, probe))
       ? 'score'
       : 'two samples';
-  if (source === 'two samples') return twoSample(input, deadline);
+  if (source === 'two samples') {
+    const { checks, earnings } = await twoSample(input, overdue);
+    return { ...nothing, after: checks, earnings };
+  }
 
-  const target = source === 'rounds' ? budget.lawTokens : budget.scoredTokens;
+  const wide = vocabSize > SCORED_VOCABULARY ? budget.wideLawTokens : budget.lawTokens;
+  const target = source === 'rounds' ? wide : budget.scoredTokens;
   const laws = new RoundLaws({
-    vocabSize: engine.card.vocabSize,
-    rule: engine.card.rule,
+    vocabSize,
+    rule,
     seed: input.seed,
     draftsKnown: source === 'rounds',
     powerEvery: Math.max(1, Math.floor(target / 200)),
   });
-  for (const name of FAMILY) laws[name].mixture.resume(input.earlier[name] ?? {});
-  const threshold = Math.log(FAMILY.length / budget.alpha);
+  for (const name of LAWS) laws[name].mixture.resume(input.earlier[name] ?? {});
   const kept: Sampled[] = [];
+  const texts: ScoredText[] = [];
   let broken: string | null = null;
   let foreign = false;
+  let capped = false;
   const refused = new Set<number>();
 
   for (let i = 0; laws.emission.n < target && !laws.reached(threshold) && broken === null; i += LANES) {
-    if (signal.aborted || observer.broken || foreign || input.now() > deadline) break;
+    if (signal.aborted || observer.broken || foreign) break;
+    capped = overdue();
+    if (capped) break;
     const lanes = Array.from({ length: LANES }, (_, lane) => {
       const prompt = input.prompts[(i + lane) % input.prompts.length]!;
       // Every third session has filters: what they cut must never be emitted.
@@ -206,13 +312,12 @@ async function checkLaw(input: LosslessInput): Promise<LosslessOutcome> {
       const { prompt, decoding } = lanes[lane]!;
       const rounds: WithRows[] = [];
       for (const [index, round] of run.rounds.entries()) {
-        const rows =
-          source === 'rounds' ? rowsOf(round, engine.card.vocabSize) : await scoredRows(input, prompt, run, index);
+        const rows = source === 'rounds' ? rowsOf(round, vocabSize) : await scoredRows(input, prompt, run, index);
         if (rows === null || typeof rows === 'string') {
           broken = `${run.session}, round ${index}: ${rows ?? 'the round carries no rows, earlier ones did'}`;
           break;
         }
-        const outside = [...round.committed, ...round.drafted].some((id) => id >= engine.card.vocabSize);
+        const outside = [...round.committed, ...round.drafted].some((id) => id >= vocabSize);
         if (outside) {
           foreign = true; // the books have it; more of the same proves nothing
           break;
@@ -221,24 +326,42 @@ async function checkLaw(input: LosslessInput): Promise<LosslessOutcome> {
       }
       if (broken !== null) break;
       laws.session(prompt.name, prompt.ids, decoding, rounds);
-      if (rounds.length > 0 && kept.length < budget.rowPositions)
-        kept.push({ prompt, decoding, tokens: rounds.flatMap(({ round }) => [...round.committed]), rounds });
+      if (source === 'rounds') replay.session(run.session, prompt.ids.length, decoding, rounds);
+      if (rounds.length === 0) continue;
+      const tokens = rounds.flatMap(({ round }) => [...round.committed]);
+      if (kept.length < budget.rowPositions) kept.push({ prompt, decoding, tokens, rounds });
+      const plainRow = decoding.temperature === 1 && decoding.topP === 1;
+      if (plainRow && texts.length < SCORED_TEXTS) texts.push(scoredText(run.session, prompt, rounds));
     }
   }
   if (broken !== null) {
     const question = 'Are the rows that the rounds carry probability rows?';
-    const evidence = `${broken}.`;
-    return {
-      checks: [check({ id: 'rows', question, outcome: 'refuted', evidence, n: 1, of: 'rounds' })],
-      earnings: {},
-    };
+    const refutation = { id: 'rows', question, outcome: 'refuted', n: 1, of: 'rounds' } as const;
+    return { ...nothing, before: [check({ ...refutation, evidence: `${broken}.` })] };
   }
-  const confirmed = source === 'rounds' ? await checkRows(input, kept) : null;
-  const checks = lawChecks(input, laws, source, confirmed);
+  const confirmed = source === 'rounds' ? await checkRows(input, kept, texts) : null;
+  const from = source === 'rounds' ? 'the rows its rounds carry' : "rows put together from the plain engine's scores";
   return {
-    checks: confirmed === null ? checks : [confirmed, ...checks],
-    earnings: Object.fromEntries(FAMILY.map((name) => [name, laws[name].mixture.earnings()])),
+    ...nothing,
+    stream: { prefix: '', laws, from, replayed: replay.holds && confirmed?.outcome === 'consistent' },
+    before: confirmed === null ? [] : [confirmed],
+    capped,
+    doubts: confirmed?.outcome === 'not testable here' ? ['nothing confirms the rows it was tested against'] : [],
   };
+}
+
+/** What is left of a session's rows for scoring: the emitted tokens with their probabilities. */
+interface ScoredText {
+  readonly session: string;
+  readonly prompt: GatePrompt;
+  readonly tokens: readonly number[];
+  readonly probabilities: readonly number[];
+}
+
+function scoredText(session: string, prompt: GatePrompt, rounds: readonly WithRows[]): ScoredText {
+  const tokens = rounds.flatMap(({ round }) => [...round.committed]);
+  const probabilities = rounds.flatMap(({ round, p }) => round.committed.map((token, i) => p[i]![token]!));
+  return { session, prompt, tokens, probabilities };
 }
 
 /** Whether full rows can be had from the plain engine's score(). */
@@ -274,7 +397,7 @@ async function scoredRows(
 }
 
 /** The rows of the rounds against rows of the plain engine after the same text: bets on wrong rows prove nothing. */
-async function checkRows(input: LosslessInput, kept: readonly Sampled[]): Promise<Check> {
+async function checkRows(input: LosslessInput, kept: readonly Sampled[], texts: readonly ScoredText[]): Promise<Check> {
   const { plain, observer, budget, rowTolerance } = input;
   const random = new Random(input.seed, 43);
   const base = {
@@ -287,7 +410,8 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[]): Promis
   let worst = '';
   const note = (distance: number, where: string): void => {
     n += 1;
-    if (distance >= largest) [largest, worst] = [distance, where];
+    // A distance that is no number is the worst.
+    if (!(distance < largest)) [largest, worst] = [distance, where];
   };
   let rowsFromPlain = 0;
   let filteredRows = 0;
@@ -325,22 +449,20 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[]): Promis
     note(distance(rows[at]!, first.p[0]!), `prompt ${prompt.name}, output ${at}, seed ${decoding.seed}`);
   }
   let scored = 0;
-  for (const { prompt, decoding, tokens, rounds } of kept.slice(0, 16)) {
-    if (decoding.temperature !== 1 || decoding.topP !== 1 || observer.broken || input.signal.aborted) continue;
+  for (const { session, prompt, tokens, probabilities } of texts) {
+    if (observer.broken || input.signal.aborted) break;
     const score = await observer.mayRefuse('score', 'score', () => plain.score(prompt.ids, tokens));
     if (score === null || score.logprobs.length !== tokens.length) break;
-    const rows = rounds.flatMap(({ round, p }) => round.committed.map((_, i) => p[i]!));
-    tokens.forEach((token, i) => {
+    for (const [i, logprob] of score.logprobs.entries()) {
       scored += 1;
-      const apart = Math.abs(rows[i]![token]! - Math.exp(score.logprobs[i]!));
-      note(apart, `prompt ${prompt.name}, output ${i}, seed ${decoding.seed}`);
-    });
+      note(Math.abs(probabilities[i]! - Math.exp(logprob)), `score, ${session}, output ${i}`);
+    }
   }
   if (n === 0) {
     return check({ ...base, evidence: 'The plain engine gives neither rows nor scores to compare with.' });
   }
   const said = `${rowsFromPlain} whole rows, ${filteredRows} rows filtered here and ${scored} scored tokens compared; largest distance ${largest.toExponential(1)} (${worst}), tolerance ${rowTolerance}`;
-  if (largest > rowTolerance) {
+  if (!(largest <= rowTolerance)) {
     return check({
       ...base,
       n,
@@ -364,105 +486,18 @@ function distance(a: Float64Array, b: Float64Array): number {
   return sum / 2;
 }
 
-function lawChecks(input: LosslessInput, laws: RoundLaws, source: RowSource, confirmed: Check | null): Check[] {
-  const { budget } = input;
-  const from = source === 'rounds' ? 'the rows its rounds carry' : "rows put together from the plain engine's scores";
-  const questions: Record<(typeof FAMILY)[number], string> = {
-    emission: `Are the emitted tokens distributed as the target says (${from})?`,
-    acceptance: `Are drafts accepted as rule ${input.engine.card.rule} says?`,
-    drafts: 'Are the drafts distributed as the draft rows say?',
-  };
-  const sups = FAMILY.map((name) => laws[name].mixture.logSup);
-  const adjusted = holm(sups.map((sup) => Math.min(1, Math.exp(-sup))));
-  const level = budget.alpha / FAMILY.length;
-  return FAMILY.map((name, i) => {
-    const process = laws[name];
-    const of = name === 'emission' ? 'tokens' : name === 'acceptance' ? 'decisions' : 'drafts';
-    const base = { id: `law ${name}`, question: questions[name], n: process.n, of, decisive: name === 'emission' };
-    const logE = Math.min(sups[i]!, 1e308);
-    if (process.n === 0 && input.earlier[name] === undefined) {
-      return check({
-        ...base,
-        decisive: false,
-        evidence: `This engine shows nothing to test it by under rule ${input.engine.card.rule}.`,
-      });
-    }
-    const wealth = `e-value ${power10(sups[i]!)} after ${process.n} ${of} (refuted from ${power10(Math.log(1 / budget.alpha))}; ${adjusted[i]!.toPrecision(2)} after Holm over ${FAMILY.length})`;
-    const counts =
-      name === 'acceptance'
-        ? `; ${laws.observedAccepted} of ${laws.decisions} decisions accepted, ${laws.expectedAccepted.toFixed(1)} expected`
-        : '';
-    if (adjusted[i]! <= budget.alpha) {
-      const why = process.mixture.impossible ?? `largest gain by the bet on "${process.mixture.leader()}"`;
-      return check({
-        ...base,
-        outcome: 'refuted',
-        logE,
-        evidence: `${wealth}${counts}; ${why}${cellsText(laws, name)}.`,
-      });
-    }
-    const effects = process.detectable(level, budget.power).filter((effect) => effect.distance > 0);
-    const seen = effects.filter((effect) => effect.share !== null);
-    const blind = effects.filter((effect) => effect.share === null && effect.distance > budget.largestBlindDistance);
-    const missed = effects.filter((effect) => effect.share === null);
-    const survivors =
-      missed.length === 0
-        ? ''
-        : `; missed even in every position: ${missed.map((e) => `${e.family} (distance ${e.distance.toPrecision(2)})`).join('; ')}`;
-    const would = seen.length === 0 ? null : `${effectsText(seen)}; with power ${budget.power}${survivors}`;
-    const diagnostic =
-      name === 'emission' ? `; transform test over the vocabulary, its own budget: ${power10(laws.pit.logSup)}` : '';
-    const evidence = `${wealth}${counts}${diagnostic}`;
-    const reasons = [
-      ...(input.signal.aborted ? ['the run was interrupted'] : []),
-      ...(blind.length > 0 ? [`it would have missed: ${blind.map((effect) => effect.family).join(', ')}`] : []),
-      ...(would === null ? ['nothing would have been caught with the asked power'] : []),
-      ...(confirmed?.outcome === 'not testable here' ? ['nothing confirms the rows it was tested against'] : []),
-    ];
-    if (reasons.length > 0) {
-      return check({
-        ...base,
-        outcome: 'inconclusive',
-        logE,
-        evidence: `${evidence}; ${reasons.join('; ')}.`,
-        wouldHaveCaught: would,
-      });
-    }
-    return check({ ...base, outcome: 'consistent', logE, evidence: `${evidence}.`, wouldHaveCaught: would });
-  });
-}
-
-/** The smallest effect of each family, largest distance last; the families missed are in the evidence. */
-function effectsText(effects: readonly Detectable[]): string {
-  return [...effects]
-    .sort((a, b) => a.distance - b.distance)
-    .map(
-      (e) =>
-        `${e.family} in ${percent(e.share === 0.99 ? 1 : e.share!)} of positions (distance ${e.distance.toPrecision(2)})`,
-    )
-    .join('; ');
-}
-
-/** Prompts whose own transform test stands out, false discovery rate CELL_RATE. */
-function cellsText(laws: RoundLaws, name: string): string {
-  if (name !== 'emission') return '';
-  const cells = [...laws.cells];
-  const found = eBenjaminiHochberg(
-    cells.map(([, cell]) => cell.logValue()),
-    CELL_RATE,
-  );
-  return found.length === 0 ? '' : `; prompts that stand out: ${found.map((i) => cells[i]![0]).join(', ')}`;
-}
-
-async function twoSample(input: LosslessInput, deadline: number): Promise<LosslessOutcome> {
+async function twoSample(input: LosslessInput, overdue: () => boolean): Promise<LosslessOutcome> {
   const { engine, plain, observer, budget, signal } = input;
   const process = new TwoSampleProcess(engine.card.vocabSize);
   process.mixture.resume(input.earlier['two samples'] ?? {});
   const threshold = Math.log(1 / budget.alpha);
   const batch = 32;
   let sessions = 0;
+  let capped = false;
   for (let i = 0; sessions < budget.twoSampleSessions; i++) {
-    if (signal.aborted || observer.broken || input.now() > deadline || process.mixture.logSup >= threshold) break;
+    if (signal.aborted || observer.broken || process.mixture.logSup >= threshold) break;
+    capped = overdue();
+    if (capped) break;
     // Few prompts: the deeper a context, the more often it must be met.
     const prompt = input.prompts[i % Math.min(2, input.prompts.length)]!;
     const outputs: [number[][], number[][]] = [[], []];
@@ -493,22 +528,13 @@ async function twoSample(input: LosslessInput, deadline: number): Promise<Lossle
       ? null
       : `a shift of the law by a total variation distance of ${shift} in every context met, with power ${budget.power} (simulated)`;
   const blind = shift === null || shift > Math.max(0.25, budget.largestBlindDistance);
-  const outcome = blind || signal.aborted ? 'inconclusive' : 'consistent';
-  const reason = outcome === 'consistent' ? '' : '; too few pairs for the asked power';
+  const outcome = blind || capped || signal.aborted ? 'inconclusive' : 'consistent';
+  const cap = capped ? `; the time cap of ${budget.lawSeconds} s ended it before the planned number` : '';
+  const reason = `${cap}${blind ? '; too few pairs for the asked power' : ''}`;
   return {
     checks: [check({ ...base, outcome, evidence: `${wealth}${reason}.`, wouldHaveCaught: would })],
     earnings,
   };
-}
-
-function power10(log: number): string {
-  if (log === Number.POSITIVE_INFINITY) return 'infinite';
-  const exponent = log / Math.LN10;
-  return Math.abs(exponent) < 3 ? Number(Math.exp(log).toPrecision(3)).toString() : `10^${exponent.toFixed(1)}`;
-}
-
-function percent(share: number): string {
-  return `${Number((100 * share).toPrecision(3))} %`;
 }
 
 /** A seed for session `index` of run `run`: independent of every other, and of the order of sessions. */

@@ -119,7 +119,7 @@ export class Observer {
     const tokens = rows.flatMap((row) => row.committed);
     this.tokens += tokens.length;
     this.violations.push(...books(engine, prompt, decoding, session, rows, fault));
-    return { session, rounds, tokens, echo: (opened as { decoding?: unknown }).decoding, fault };
+    return { session, rounds, tokens, echo: opened.decoding, fault };
   }
 
   /** As `ask`, but an engine that merely refuses is no fault: it lacks the verb. */

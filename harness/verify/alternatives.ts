@@ -24,6 +24,8 @@ export interface Situation {
   /** Drafts of this round; `index === drafts` is the bonus position. */
   readonly drafts: number;
   readonly temperature: number;
+  /** The highest id of the vocabulary; rows may be padded with zeros behind it. */
+  readonly lastId: number;
 }
 
 interface Family {
@@ -221,7 +223,7 @@ const FAMILIES: readonly Family[] = [
   drafted('M27 residual leaks to token 0', (p, q, out) => verified(p, q, rule(p, q), (x) => (x === 0 ? 1 : 0), out)),
   {
     id: 'M35 falls through to the last token',
-    law: (s, out) => onlyToken(s.p.length - 1, out),
+    law: (s, out) => onlyToken(s.lastId, out),
   },
   drafted('M29 residual with the first draft row', (p, q, out, { firstQ, index }) => {
     if (firstQ === null || index === 0) return false;

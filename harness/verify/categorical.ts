@@ -174,6 +174,14 @@ export class CategoricalProcess {
     seen[x]! += 1;
   }
 
+  /** Mean total variation distance of each family to the rows met, as if it governed every draw. */
+  distances(): { readonly family: string; readonly distance: number }[] {
+    return this.#families.map((family, k) => ({
+      family,
+      distance: this.#sampled === 0 ? 0 : this.#distance[k]! / this.#sampled,
+    }));
+  }
+
   /** Smallest effects that n draws like these catch with `power` when the e-value must reach 1/level. */
   detectable(level: number, power: number): Detectable[] {
     const z = normalQuantile(power);

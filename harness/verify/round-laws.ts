@@ -10,6 +10,8 @@ import { PitProcess } from './pit.ts';
 
 /** Rows may miss a total of 1 by this much: float64 sums of up to a million terms. */
 const SUM_SLACK = 1e-6;
+/** Above every key of a context. */
+const SALT = 2 ** 44;
 /** p[d] >= q[d] demands acceptance; rows this close are left to the coin. */
 const RATIO_SLACK = 1e-6;
 
@@ -77,6 +79,15 @@ function acceptanceUnder(k: number, a: number, p: number, q: number, isArgmax: b
   return all[k] ?? (isArgmax ? 1 : 0);
 }
 
+/** P(argmax of log p + g is d | argmax of log q + g is d) = 1 / sum over j of max(q_j, p_j q_d / p_d), by max-stability. */
+export function coupledAcceptance(p: Float64Array, q: Float64Array, d: number): number {
+  if (p[d] === 0) return 0;
+  const scale = q[d]! / p[d]!;
+  let sum = 0;
+  for (let j = 0; j < p.length; j++) sum += Math.max(q[j]!, p[j]! * scale);
+  return 1 / sum;
+}
+
 const DRAFT_FAMILIES = [
   'M16 argmax of q',
   'drawn from p',
@@ -107,6 +118,7 @@ export class RoundLaws {
   observedAccepted = 0;
   decisions = 0;
   readonly #options: RoundLawOptions;
+  #salt = 0;
 
   constructor(options: RoundLawOptions) {
     this.#options = options;
@@ -122,7 +134,10 @@ export class RoundLaws {
     return [this.emission, this.acceptance, this.drafts].some((process) => process.mixture.logSup >= logThreshold);
   }
 
-  /** `rounds` of one session with their rows; `prompt` names it, `tokens` are its ids. Temperature above 0. */
+  /**
+   * `rounds` of one session with their rows; `prompt` names it, `tokens` are its ids. Temperature above 0. `of.salt` keeps apart
+   * what learners must not mix (another model); its vocabulary may be smaller than the rows are long.
+   */
   session(
     prompt: string,
     tokens: readonly number[],
@@ -132,7 +147,9 @@ export class RoundLaws {
       readonly p: readonly Float64Array[];
       readonly q: readonly Float64Array[];
     }[],
+    of: { readonly salt: number; readonly vocab: number } = { salt: 0, vocab: this.#options.vocabSize },
   ): void {
+    this.#salt = of.salt;
     const text = [...tokens];
     let cell = this.cells.get(prompt);
     if (cell === undefined) {
@@ -152,6 +169,7 @@ export class RoundLaws {
           index: i,
           drafts,
           temperature: decoding.temperature,
+          lastId: of.vocab - 1,
         };
         const where = `after prompt ${prompt}, generated token ${text.length - tokens.length}, seed ${decoding.seed}`;
         this.#token(situation, round.committed[i]!, text, cell, where);
@@ -166,23 +184,28 @@ export class RoundLaws {
   #token(s: Situation, x: number, text: readonly number[], cell: PitProcess, where: string): void {
     const last = (text.at(-1) ?? 0) + 1;
     const keys = [last * 1_048_576 + (text.at(-2) ?? 0), last, 64 * Math.min(s.index, 31) + Math.min(s.drafts, 31)];
-    this.emission.observe(s.p, x, (k, out) => emissionLaw(k, s, out), keys, where);
+    const salted = keys.map((key) => key + this.#salt * SALT);
+    this.emission.observe(s.p, x, (k, out) => emissionLaw(k, s, out), salted, where);
     if (!(s.p[x]! > 0)) return;
     this.pit.observe(s.p, s.q, x);
     cell.observe(s.p, s.q, x);
   }
 
-  /** P(accept | draft, past): min(1, p/q) under `reject`, p of a deterministic draft under `match`. */
+  /**
+   * P(accept | draft, past): min(1, p/q) under `reject`, p of a deterministic draft under `match`, and under `coupled` the chance
+   * that both rows have their largest noisy value at the draft. There the noise of a position is fresh when its draft is
+   * first reached, because drafts that were not reached decided nothing; nothing of them enters a bet.
+   */
   #decision(round: Round, i: number, p: readonly Float64Array[], q: readonly Float64Array[], where: string): void {
     if (i > round.accepted) return;
     const { rule } = this.#options;
     const d = round.drafted[i]!;
     const pd = p[i]![d]!;
+    if (rule === 'coupled' && q[i] === undefined) return;
     const qd = rule === 'match' || q[i] === undefined ? 1 : q[i]![d]!;
-    if (rule === 'coupled') return;
     const accepted = i < round.accepted;
     if (qd <= 0) return; // the draft law refutes it
-    const ratio = pd / qd;
+    const ratio = rule === 'coupled' ? coupledAcceptance(p[i]!, q[i]!, d) : pd / qd;
     const a = ratio > 1 - RATIO_SLACK ? 1 : ratio;
     this.decisions += 1;
     this.expectedAccepted += a;

@@ -36,12 +36,16 @@ const KILLED: Readonly<Record<MarkovDefect, readonly [check: string, tokens: num
   M22: ['books', 0],
   M23: ['law acceptance', 300],
   M24: ['law acceptance', 7_000],
+  M25: ['replay', 0],
   M26: ['law acceptance', 300],
   M27: ['law emission', 600],
+  M28: ['replay', 0],
   M29: ['law emission', 4_000],
   M30: ['law emission', 12_000],
   M31b: ['law emission', 3_500],
   M32: ['law acceptance', 12_000],
+  M34: ['boundary numbers', 0],
+  M35: ['boundary numbers', 0],
   M37: ['limits', 0],
   M38: ['sessions', 0],
   M39: ['rows', 0],
@@ -60,16 +64,22 @@ describe('a clean engine', () => {
   });
 
   it('passes without rows, by rows put together from scores', async () => {
-    const result = await gateOf({ replay: false });
+    const result = await gateOf({ replay: false, toys: false });
     expect(result.verdict).toBe('passed');
     expect(find(result, 'law emission').question).toContain('scores');
   });
 });
 
-describe.each(Object.entries(KILLED))('defect %s', (defect, [id, tokens]) => {
+/** Without uniforms and toys, as of an engine that logs rows only: what is left to the laws, the rows and the books. */
+const ROWS_ONLY = { uniforms: false, toys: false } as const;
+/** Defects that only replay, counters, toys or tapes can show. */
+const UNSEEN: readonly string[] = ['M25', 'M28', 'M34', 'M35'];
+const LAWS_ONLY = Object.entries(KILLED).filter(([defect]) => !UNSEEN.includes(defect));
+
+describe.each(LAWS_ONLY)('defect %s of an engine that carries rows only', (defect, [id, tokens]) => {
   it.each(SEEDS)(`is refuted by ${id}, seed %s`, async (seed) => {
     const budget = { ...SMALL, lawTokens: Math.max(2_000, tokens) };
-    const result = await gateOf({ defect: defect as MarkovDefect }, { seed, budget });
+    const result = await gateOf({ ...ROWS_ONLY, defect: defect as MarkovDefect }, { seed, budget });
     expect(result.verdict).toBe('refuted');
     const check = find(result, id);
     expect(['refuted', 'internally inconsistent'], check.evidence).toContain(check.outcome);
@@ -77,12 +87,27 @@ describe.each(Object.entries(KILLED))('defect %s', (defect, [id, tokens]) => {
   });
 });
 
+describe.each(Object.entries(KILLED))('defect %s of an engine with uniforms, toys and tapes', (defect, [id]) => {
+  it('is refuted, in a short run', async () => {
+    const result = await gateOf({ defect: defect as MarkovDefect });
+    const found = refutations(result);
+    expect(found.length, found.join(', ')).toBeGreaterThan(0);
+    if (UNSEEN.includes(defect)) expect(found).toContain(id);
+  });
+});
+
+it('twin: what only the new evidence shows is not seen without it', async () => {
+  for (const defect of ['M25', 'M34', 'M35'] as const) {
+    expect(refutations(await gateOf({ ...ROWS_ONLY, defect }))).toEqual([]);
+  }
+});
+
 it('covers every defect the chain can have', () => {
   expect(Object.keys(KILLED).sort()).toEqual([...MARKOV_DEFECTS, ...MARKOV_SLOW, ...MARKOV_SHARED].sort());
 });
 
 describe('engines without rows and without scores', () => {
-  const blind = { replay: false, scores: false, vocabSize: 3, blockSize: 3 };
+  const blind = { replay: false, scores: false, toys: false, vocabSize: 3, blockSize: 3 };
 
   it('are compared by two samples: the clean one passes', async () => {
     const result = await gateOf(blind);
@@ -97,7 +122,8 @@ describe('engines without rows and without scores', () => {
 });
 
 it('too small a budget is inconclusive, not a pass', async () => {
-  const result = await gateOf({}, { budget: { prompts: 4, equalityPrompts: 4, lawTokens: 200 } });
+  const short = { prompts: 4, equalityPrompts: 4, lawTokens: 200 };
+  const result = await gateOf(ROWS_ONLY, { budget: short });
   expect(result.verdict).toBe('inconclusive');
   expect(find(result, 'law emission').evidence).toContain('would have missed');
 });

@@ -9,7 +9,8 @@ import { find, gate, refutations } from './support.ts';
 
 const ROOT = join(import.meta.dirname, '../../..');
 const TOY = `cmd:python3 ${join(ROOT, 'examples/engine_toy.py')}`;
-const LIMITS = { answerMs: 2_000, lineBytes: 200_000 };
+/** Long enough for a busy machine to start Python; an engine that hangs costs this once. */
+const LIMITS = { answerMs: 5_000, lineBytes: 200_000 };
 
 let scratch: string;
 beforeAll(() => {
@@ -20,7 +21,7 @@ afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 async function judged(text: string) {
   const source = openPlugin(text, LIMITS);
   try {
-    return await gate(source, { stepMs: 3_000 });
+    return await gate(source, { stepMs: 6_000 });
   } finally {
     await source.close();
   }
@@ -75,7 +76,7 @@ describe('a child process that', () => {
     const result = await judged(faulty(name.replace(/\W/g, '_'), act));
     expect(result.verdict).toBe('refuted');
     expect(find(result, 'sessions').evidence).toContain(`${kind}:`);
-    expect(performance.now() - started).toBeLessThan(8_000);
+    expect(performance.now() - started).toBeLessThan(15_000);
   });
 
   it.each([
@@ -135,6 +136,9 @@ describe('a JavaScript module', () => {
     const result = await judged(moduleOf('whole'));
     expect(result.checks.filter((check) => check.outcome !== 'consistent').map((check) => check.id)).toEqual([
       'law drafts', // its drafts are not sampled
+      'toys', // it opens none
+      'boundary rows',
+      'boundary numbers',
     ]);
     expect(result.verdict).toBe('passed');
   });

@@ -36,6 +36,7 @@ const situation = fc.record({
   staleQ: fc.option(row, { nil: null }),
   index: fc.integer({ min: 0, max: 3 }),
   drafts: fc.integer({ min: 0, max: 3 }),
+  lastId: fc.constant(V - 1),
   temperature: fc.constantFrom(0.5, 0.7, 1, 1.3),
 }) as fc.Arbitrary<Situation>;
 

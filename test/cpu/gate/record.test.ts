@@ -22,6 +22,7 @@ const lines = () =>
     .trimEnd()
     .split('\n')
     .map((line) => JSON.parse(line));
+const ROWS_ONLY = { uniforms: false, toys: false } as const;
 const SHORT: Partial<Budget> = { prompts: 4, equalityPrompts: 4, equalityTokens: 8, lawTokens: 500, rowPositions: 4 };
 
 describe('evidence', () => {
@@ -29,14 +30,14 @@ describe('evidence', () => {
     const earned: number[] = [];
     let last: GateResult | null = null;
     for (let run = 0; run < 14; run++) {
-      last = await gateOf({ defect: 'M24' }, { record: new EvidenceRecord(directory), budget: SHORT });
+      last = await gateOf({ ...ROWS_ONLY, defect: 'M24' }, { record: new EvidenceRecord(directory), budget: SHORT });
       earned.push(find(last, 'law acceptance').logE!);
       expect(last.run).toBe(run);
       if (last.verdict === 'refuted') break;
     }
     expect(last!.verdict).toBe('refuted');
     expect(earned.length).toBeGreaterThan(2); // no single run could have
-    const alone = await gateOf({ defect: 'M24' }, { budget: SHORT });
+    const alone = await gateOf({ ...ROWS_ONLY, defect: 'M24' }, { budget: SHORT });
     expect(alone.verdict).toBe('inconclusive');
   });
 
@@ -143,7 +144,7 @@ describe('reports', () => {
 
 describe('calibration', () => {
   it('whole gates on truthful engines: no alarm at 1e-6, at most a twentieth at 0.05 (seed 4)', async () => {
-    const result = await calibrate({ runs: 60, seed: '4', tokens: 300, pairs: 12 });
+    const result = await calibrate({ runs: 60, seed: '4', tokens: 300, toyTokens: 300, pairs: 12 });
     expect(result.strict.alarms).toBe(0);
     expect(result.otherRefutations).toBe(0);
     expect(result.loose.rate).toBeLessThanOrEqual(0.05);

@@ -15,6 +15,8 @@ export const SMALL: Partial<Budget> = {
   equalityTokens: 16,
   rowPositions: 16,
   lawTokens: 12_000,
+  toyTokens: 4_000,
+  toyEqualitySessions: 12,
 };
 
 export function gate(source: EngineSource, over: Partial<GateInput> = {}): Promise<GateResult> {
