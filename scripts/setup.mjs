@@ -6,7 +6,7 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -56,6 +56,17 @@ function filesUnder(path, pattern) {
     });
 }
 
+/** The CUDA compiler as CMakeLists.txt looks for it, or null. */
+function cudaCompiler() {
+  const { CUDACXX, CUDA_HOME, CUDA_PATH, PATH = '' } = process.env;
+  const folders = [CUDA_HOME, CUDA_PATH, '/usr/local/cuda'].flatMap((home) => (home ? [join(home, 'bin')] : []));
+  const places = [
+    ...(CUDACXX ? [CUDACXX] : []),
+    ...[...folders, ...PATH.split(delimiter)].map((at) => join(at, 'nvcc')),
+  ];
+  return places.find(existsSync) ?? null;
+}
+
 /** One digest over the names and bytes of a step's inputs. */
 function digest(paths, pattern) {
   const hash = createHash('sha256').update(`${process.version} ${process.platform} ${process.arch}\n`);
@@ -81,6 +92,8 @@ function run(label, command, args) {
   process.stderr.write(`setup: ${label}, ${((Date.now() - started) / 1000).toFixed(1)} s\n`);
 }
 
+const nvcc = cudaCompiler();
+
 const STEPS = [
   {
     name: 'packages',
@@ -91,9 +104,20 @@ const STEPS = [
   },
   {
     name: 'addon',
-    label: 'building the native addon',
+    label: nvcc === null ? 'building the native addon' : 'building the native addons, CPU and CUDA',
     inputs: () =>
-      digest(['CMakeLists.txt', 'core', 'reference', 'kernels', 'native'], /\.(h|hpp|cc|cpp|cu|cuh|txt|cmake)$/),
+      `${nvcc ?? 'no nvcc'} ${digest(
+        [
+          'CMakeLists.txt',
+          'core',
+          'reference',
+          'kernels',
+          'native',
+          'scripts/nvcc-checked.sh',
+          'test/gpu/CMakeLists.txt',
+        ],
+        /\.(h|hpp|cc|cpp|cu|cuh|txt|cmake|sh)$/,
+      )}`,
     output: 'build/Release/kilotoken.node',
     run: (label) => run(label, process.execPath, ['node_modules/cmake-js/bin/cmake-js', 'build', '--out', 'build']),
   },
@@ -119,6 +143,8 @@ function linkCommand() {
 }
 
 checkPrerequisites();
+if (nvcc === null)
+  process.stderr.write('setup: no CUDA compiler (nvcc): the CUDA engines are not built, everything else is\n');
 let stamps = {};
 try {
   stamps = JSON.parse(readFileSync(stampFile, 'utf8'));

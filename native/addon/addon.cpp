@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "gpu_exports.h"
 #include "objects.h"
 #include "promise_worker.h"
 #include "values.h"
@@ -76,6 +77,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("load", Napi::Function::New<load>(env, "load"));
   exports.Set("loadToy", Napi::Function::New<load_toy_tables>(env, "loadToy"));
   exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));
+#ifdef KILOTOKEN_CUDA
+  export_gpu(env, exports);
+#endif
 #ifdef KILOTOKEN_DEFECTS
   exports.Set("defects", Napi::Function::New<defects>(env, "defects"));
   exports.Set("networkDefects", Napi::Function::New<network_defects>(env, "networkDefects"));

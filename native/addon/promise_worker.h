@@ -12,6 +12,7 @@
 
 #include "native/engine/fault.h"
 #include "reference/cpu/sampling.h"
+#include "reference/fp8/fault.h"
 
 namespace kilotoken {
 
@@ -24,6 +25,7 @@ inline Napi::Error error_with_code(Napi::Env env, const std::string& message, co
 inline constexpr const char* kInputCode = "KILOTOKEN_INPUT";
 inline constexpr const char* kEnvironmentCode = "KILOTOKEN_ENVIRONMENT";
 inline constexpr const char* kLogitsCode = "KILOTOKEN_LOGITS";
+inline constexpr const char* kDeviceCode = "KILOTOKEN_DEVICE";
 
 // Runs `body` on the JavaScript thread; faults leave as JavaScript exceptions.
 template <class Body>
@@ -34,6 +36,10 @@ auto with_js_errors(Napi::Env env, Body body) {
     throw error_with_code(env, fault.what(), kInputCode);
   } catch (const EnvironmentFault& fault) {
     throw error_with_code(env, fault.what(), kEnvironmentCode);
+  } catch (const fp8::DeviceLack& lack) {
+    throw error_with_code(env, lack.what(), kEnvironmentCode);
+  } catch (const fp8::DeviceFault& fault) {
+    throw error_with_code(env, fault.what(), kDeviceCode);
   } catch (const std::bad_alloc&) {
     throw error_with_code(env, "out of memory", kEnvironmentCode);
   }
@@ -64,6 +70,10 @@ class PromiseWorker final : public Napi::AsyncWorker {
       fail(fault.what(), kEnvironmentCode);
     } catch (const LogitsFault& fault) {
       fail(fault.what(), kLogitsCode);
+    } catch (const fp8::DeviceLack& lack) {
+      fail(lack.what(), kEnvironmentCode);
+    } catch (const fp8::DeviceFault& fault) {
+      fail(fault.what(), kDeviceCode);
     } catch (const std::bad_alloc&) {
       fail("out of memory", kEnvironmentCode);
     } catch (const std::length_error&) {

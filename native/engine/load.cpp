@@ -151,10 +151,14 @@ const Ops& choose_ops(const std::string& instruction_set) {
 
 }  // namespace
 
-std::shared_ptr<const Model> Model::load(const ModelSpec& spec) {
-  const Ops& ops = choose_ops(spec.instruction_set);
+void check_spec(const ModelSpec& spec) {
   check_target(spec.target);
   if (spec.has_draft) check_draft(spec);
+}
+
+std::shared_ptr<const Model> Model::load(const ModelSpec& spec) {
+  const Ops& ops = choose_ops(spec.instruction_set);
+  check_spec(spec);
   const Networks& networks = spec.target.networks;
   auto target = std::make_shared<const Target>(networks.ops(ops), spec.activations, spec.target, load_target(spec),
                                                spec.has_draft ? spec.draft.target_layer_ids : std::vector<size_t>{});

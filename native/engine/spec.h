@@ -34,4 +34,7 @@ struct ModelSpec {
   std::string instruction_set;  // of the ops table; empty: the best this machine has
 };
 
+// Throws InputFault for plans that no engine can hold.
+void check_spec(const ModelSpec& spec);
+
 }  // namespace kilotoken

@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 
 #include "core/bf16.h"
+#include "core/mxfp4.h"
 #include "fault.h"
 
 namespace kilotoken {
@@ -15,6 +17,7 @@ namespace {
 
 constexpr size_t kScaleColumns = 128;  // of an FP8 weight block, both ways
 constexpr size_t kMxfp4Columns = 32;
+constexpr uint8_t kHugeMxfp4Scale = 253;  // 6 * 2^126 is no binary32 number any more; below, every product is a BF16 number
 
 size_t blocks(size_t n, size_t block) { return n / block + (n % block != 0); }
 
@@ -108,6 +111,43 @@ LinearWeights TensorReader::linear(const std::string& name, size_t rows, size_t 
     fail(weight, error.what());
   }
   return matrix(weight, rows, cols);
+}
+
+StoredLinear TensorReader::stored_matrix(const std::string& name, size_t rows, size_t cols) {
+  const bool f32 = find(name).dtype == "F32";
+  StoredLinear w{f32 ? StoredLinear::Format::kF32 : StoredLinear::Format::kBf16, read(name, f32 ? "F32" : "BF16", f32 ? 4 : 2, rows, cols), {}};
+  // The exponent bits lie in the upper half of a binary32, which is a BF16.
+  for (size_t i = f32 ? 2 : 0; i < w.codes.size(); i += f32 ? 4 : 2)
+    if (((w.codes[i] | w.codes[i + 1] << 8) & 0x7f80) == 0x7f80) fail(name, "holds a value that is not finite");
+  return w;
+}
+
+StoredLinear TensorReader::stored_linear(const std::string& name, size_t rows, size_t cols, size_t groups) {
+  const std::string weight = name + ".weight";
+  const std::string dtype = find(weight).dtype;
+  if (dtype == "F8_E4M3") {
+    if (groups == 0 || rows % groups != 0) fail(weight, "does not divide into " + std::to_string(groups) + " groups");
+    StoredLinear w{StoredLinear::Format::kFp8, read(weight, "F8_E4M3", 1, rows, cols),
+                   read(name + ".weight_scale_inv", "F32", 4, groups * blocks(rows / groups, kScaleColumns), blocks(cols, kScaleColumns))};
+    for (const uint8_t code : w.codes)
+      if ((code & 0x7fu) == 0x7fu) fail(weight, "holds a value that is not a number");
+    for (size_t i = 2; i < w.scales.size(); i += 4)
+      if (((w.scales[i] | w.scales[i + 1] << 8) & 0x7f80) == 0x7f80) fail(weight, "holds a scale that is not finite");
+    return w;
+  }
+  if (dtype == "U8") {
+    if (cols % kMxfp4Columns != 0) fail(weight, "has columns that are no multiple of 32");
+    StoredLinear w{StoredLinear::Format::kMxfp4, read(weight, "U8", 1, rows, cols / 2), read(name + ".weight_scale", "U8", 1, rows, cols / kMxfp4Columns)};
+    for (size_t b = 0; b < w.scales.size(); ++b) {
+      if (w.scales[b] < kHugeMxfp4Scale) continue;
+      float block[kMxfp4BlockSize];
+      mxfp4_decode_block(w.codes.data() + b * kMxfp4BlockBytes, w.scales[b], block);
+      for (const float value : block)
+        if (!std::isfinite(value)) fail(weight, "holds a scale that is not a number or a value beyond BF16");
+    }
+    return w;
+  }
+  return stored_matrix(weight, rows, cols);
 }
 
 std::vector<float> TensorReader::vector(const std::string& name, size_t size) {

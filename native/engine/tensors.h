@@ -12,6 +12,13 @@
 
 namespace kilotoken {
 
+// The bytes of one linear as a checkpoint holds them.
+struct StoredLinear {
+  enum class Format { kFp8, kMxfp4, kBf16, kF32 };
+  Format format;
+  std::vector<uint8_t> codes, scales;  // scales: F32 of FP8, E8M0 of MXFP4, else empty
+};
+
 class TensorReader {
  public:
   // prefix: put before tensor names in messages, for instance "dflash: ".
@@ -25,6 +32,9 @@ class TensorReader {
   // The tensor `name` itself, BF16 or F32, as a matrix / widened to binary32.
   LinearWeights matrix(const std::string& name, size_t rows, size_t cols);
   std::vector<float> vector(const std::string& name, size_t size);
+  // The same tensors as they are stored, for a device that decodes them itself; what is not finite is refused alike.
+  StoredLinear stored_linear(const std::string& name, size_t rows, size_t cols, size_t groups = 1);
+  StoredLinear stored_matrix(const std::string& name, size_t rows, size_t cols);
 
  private:
   const TensorRecord& find(const std::string& name) const;

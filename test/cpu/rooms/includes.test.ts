@@ -7,17 +7,30 @@ import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const ROOMS = ['core', 'reference/cpu', 'kernels', 'native/engine', 'native/addon'] as const;
+const ROOMS = [
+  'core',
+  'reference/cpu',
+  'reference/fp8',
+  'kernels',
+  'native/engine',
+  'native/cuda',
+  'native/addon',
+] as const;
 type Room = (typeof ROOMS)[number];
 
 /** Rooms each room may include from, besides itself. */
 const MAY: Record<Room, readonly Room[]> = {
   core: [],
   'reference/cpu': ['core'],
+  'reference/fp8': ['core', 'reference/cpu'],
   kernels: ['core'],
   'native/engine': ['core', 'reference/cpu', 'kernels'],
-  'native/addon': ['native/engine', 'core', 'reference/cpu'],
+  'native/cuda': ['native/engine', 'core', 'reference/cpu', 'reference/fp8', 'kernels'],
+  'native/addon': ['native/engine', 'native/cuda', 'core', 'reference/cpu', 'reference/fp8'],
 };
+
+/** Rooms that may see the CUDA toolkit. */
+const CUDA_ROOMS: readonly Room[] = ['reference/fp8', 'kernels', 'native/engine', 'native/cuda'];
 
 const CUDA = /^(cuda|cooperative_groups|nccl|cub\/|thrust\/)/;
 
@@ -33,7 +46,7 @@ function violations(file: string, text: string): string[] {
     const target = mark === '"' ? roomOf(include!, file) : null;
     if (target !== null && target !== room && !MAY[room].includes(target)) return [`${file} includes ${include}`];
     if (include === 'napi.h' && room !== 'native/addon') return [`${file} includes napi.h`];
-    if (CUDA.test(include!) && room !== 'kernels' && room !== 'native/engine') return [`${file} includes ${include}`];
+    if (CUDA.test(include!) && !CUDA_ROOMS.includes(room)) return [`${file} includes ${include}`];
     if (mark === '"' && target === null && include !== 'napi.h')
       return [`${file} includes ${include}, which is in no room`];
     return [];
@@ -57,6 +70,9 @@ test.each([
   ['reference/cpu/target.cpp', '#include "../../native/engine/model.h"'],
   ['reference/cpu/ops.h', '#include <cuda_runtime.h>'],
   ['kernels/ops/router.cu', '#include "reference/cpu/router.h"'],
+  ['kernels/ops/router.cu', '#include "reference/fp8/router.cuh"'],
+  ['reference/fp8/target.cu', '#include "kernels/ops/router.cuh"'],
+  ['native/addon/gpu_exports.cpp', '#include <cuda_runtime.h>'],
 ])('twin: %s with %s is caught', (file, line) => {
   expect(violations(file, line).length).toBe(1);
 });
