@@ -43,6 +43,7 @@ class Model {
   size_t vocab_size() const { return target_->vocab_size(); }
   size_t max_context() const { return target_->max_context(); }
   size_t draft_block_size() const { return draft_ ? draft_->block_size() : 1; }
+  const std::shared_ptr<const TargetModel>& target_model() const { return target_; }
   const std::shared_ptr<const DraftModel>& draft_model() const { return draft_; }  // null without one
 
  private:
