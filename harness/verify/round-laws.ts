@@ -84,7 +84,7 @@ export function coupledAcceptance(p: Float64Array, q: Float64Array, d: number): 
   if (p[d] === 0) return 0;
   const scale = q[d]! / p[d]!;
   let sum = 0;
-  for (let j = 0; j < p.length; j++) sum += Math.max(q[j]!, p[j]! * scale);
+  for (let j = 0; j < p.length; j++) sum += Math.max(q[j]!, p[j]! > 0 ? p[j]! * scale : 0);
   return 1 / sum;
 }
 
