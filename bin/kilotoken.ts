@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { auditCommand } from './commands/audit.ts';
+import { checkCommand } from './commands/check.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { draftCommand } from './commands/draft.ts';
 import { enumerateCommand } from './commands/enumerate.ts';
@@ -46,6 +47,7 @@ function program(): Command {
   draftCommand(root);
   doctorCommand(root);
   reportCommand(root);
+  checkCommand(root);
   publishCommand(root);
   schemaCommand(root);
   return root;

@@ -50,6 +50,8 @@ export interface StoredRun {
 export interface ReadOptions {
   /** Sees every round as it is read, in the order of the file, with its session. */
   readonly onRound?: (row: RoundRow, session: SessionRow) => void;
+  /** Takes what would otherwise be refused although the rows can be read: digests that differ. Default: throws InputError. */
+  readonly onDifference?: (text: string) => void;
 }
 
 export function rowFilesOf(manifest: Manifest): readonly RowFileName[] {
@@ -58,7 +60,8 @@ export function rowFilesOf(manifest: Manifest): readonly RowFileName[] {
 
 /** Throws InputError, naming file and line, when anything is missing, malformed or not what the manifest says. */
 export async function readRun(directory: string, options: ReadOptions = {}): Promise<StoredRun> {
-  const manifest = readManifest(directory);
+  const differ = options.onDifference ?? refuse;
+  const manifest = readManifest(directory, differ);
   const finished = manifest.status !== 'running';
   const prompts = new Map<string, PromptRow>();
   const open = new Map<string, { row: SessionRow; rounds: RoundRow[]; fault: FaultRow | null }>();
@@ -102,11 +105,11 @@ export async function readRun(directory: string, options: ReadOptions = {}): Pro
     'events.jsonl': (row) => void events.push(row),
   };
   for (const name of rowFilesOf(manifest)) {
-    await readFile(directory, name, manifest, finished, use[name] as (row: unknown, where: string) => void);
+    await readFile(directory, name, manifest, use[name] as (row: unknown, where: string) => void, differ);
   }
   if (manifest.schema !== FIRST_RUN_SCHEMA_ID && (finished || prompts.size > 0)) {
     if (promptsDigest(prompts.values()) !== manifest.promptsDigest) {
-      throw new InputError(`${join(directory, 'prompts.jsonl')}: these are not the prompts that the manifest names`);
+      differ(`${join(directory, 'prompts.jsonl')}: these are not the prompts that the manifest names`);
     }
   }
   return { manifest, prompts, sessions: open, timings, telemetry, events };
@@ -116,9 +119,10 @@ async function readFile(
   directory: string,
   name: RowFileName,
   manifest: Manifest,
-  finished: boolean,
   use: (row: unknown, where: string) => void,
+  differ: (text: string) => void,
 ): Promise<void> {
+  const finished = manifest.status !== 'running';
   const path = rowPath(directory, name);
   if (path === null) {
     // A run killed while it was being set up has no rows yet.
@@ -130,22 +134,24 @@ async function readFile(
   const read = await readRows(path, ROW_SCHEMAS[name] as z.ZodType, !finished, use);
   if (finished && read.sha256 !== listed!.sha256) {
     const reason = read.failure === null ? '' : `; ${read.failure.message}`;
-    throw new InputError(
-      `${path} does not hold the rows the run wrote: their sha256 differs from the manifest's${reason}`,
-    );
+    differ(`${path} does not hold the rows the run wrote: their sha256 differs from the manifest's${reason}`);
   }
   if (read.failure !== null) throw read.failure;
 }
 
+function refuse(text: string): never {
+  throw new InputError(text);
+}
+
 /** manifest.json with its plan. Throws InputError naming the file and the first field that does not fit. */
-export function readManifest(directory: string): Manifest {
+export function readManifest(directory: string, differ: (text: string) => void = refuse): Manifest {
   const path = join(directory, 'manifest.json');
   if (!existsSync(path)) throw new InputError(`${directory} is not a run directory: it has no manifest.json`);
   const value = readJson(path);
   if ((value as { schema?: unknown } | null)?.schema === FIRST_RUN_SCHEMA_ID) {
     const { $schema, ...manifest } = validated(ManifestV1, value, path);
     if (digestOf(manifest.plan) !== manifest.planDigest) {
-      throw new InputError(`${path}: the plan is not the one that was fixed before the run`);
+      differ(`${path}: the plan is not the one that was fixed before the run`);
     }
     return { ...manifest, provenance: null, promptsDigest: null, shard: null, parts: null };
   }
@@ -154,7 +160,7 @@ export function readManifest(directory: string): Manifest {
   if (!existsSync(planPath)) throw new InputError(`${planPath} is missing`);
   const plan = validated(Plan, readJson(planPath), planPath);
   if (digestOf(plan) !== manifest.planDigest) {
-    throw new InputError(`${planPath}: the plan is not the one that was fixed before the run`);
+    differ(`${planPath}: the plan is not the one that was fixed before the run`);
   }
   return { ...manifest, plan };
 }
