@@ -31,7 +31,9 @@ describe('the example in Python', () => {
   it('passes', async () => {
     const result = await judged(TOY);
     expect(result.verdict).toBe('passed');
-    expect(find(result, 'echo').outcome).toBe('consistent');
+    for (const id of ['echo', 'replay', 'counters', 'toy rows', 'toy replay', 'boundary rows', 'boundary numbers']) {
+      expect(find(result, id).outcome, id).toBe('consistent');
+    }
   });
   it.each(['always-accept', 'residual-p'])('is refuted when it lies: %s', async (lie) => {
     const result = await judged(`${TOY} --lie ${lie}`);
@@ -60,6 +62,36 @@ for request in sys.stdin:
   return `cmd:exec python3 ${path}`;
 }
 
+describe('what a round carries over the wire', () => {
+  const noisy = [
+    'noise = [{"of": "target", "position": 2, "round": 0, "u": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}]',
+    'answer = json.loads(line)',
+    'if "committed" in (answer.get("result") or {}): answer["result"]["replay"]["noise"] = noise; line = json.dumps(answer) + "\\n"',
+  ];
+  it('arrives: rows, numbers with their counters, noise', async () => {
+    const source = openPlugin(faulty('noisy', noisy.join('\n        '), 1), LIMITS);
+    const engine = await source.open({});
+    const session = await engine.open([1, 2], {
+      seed: '1',
+      temperature: 1,
+      topP: 1,
+      topK: 0,
+      maxTokens: 9,
+      stopIds: [],
+    });
+    await session.step();
+    const { replay } = await session.step();
+    await source.close();
+    expect(replay!.noise).toEqual([
+      { of: 'target', position: 2, round: 0, u: Float64Array.of(0.1, 0.2, 0.3, 0.4, 0.5, 0.6) },
+    ]);
+    expect(replay!.uniforms[0]).toEqual({ stream: 'draft', position: 3, round: 1, u: expect.any(Number) });
+    expect(replay!.p[0]).toBeInstanceOf(Float64Array);
+    expect(engine.openToy).toBeDefined();
+    expect([engine.tapes, engine.generator]).toEqual([true, undefined]);
+  });
+});
+
 describe('a child process that', () => {
   it.each([
     ['dies', 'os._exit(9)', 'died'],
@@ -84,8 +116,20 @@ describe('a child process that', () => {
     ['books', `line = re.sub(r'"accepted": \\d', '"accepted": 3', line)`],
     ['books', `line = line.replace('"committed": [', '"committed": [1, 1, 1, 1, 1, 1, ')`],
     ['sessions', `line = line.replace('"finish": null', '"finish": "tired"')`],
+    ['replay', `line = line.replace('"u": 0.', '"u": 0.0')`],
+    ['counters', `line = re.sub(r'"position": \\d+', '"position": 7', line)`],
+    ['sessions', `line = line.replace('"u": ', '"u": "x", "v": ')`],
+    ['sessions', `line = line.replace('"round": ', '"draw": -1, "round": ')`],
+    ['sessions', `line = line.replace('"uniforms": [', '"uniforms": [7, ')`],
+    ['sessions', `line = line.replace('"uniforms": [', '"noise": [{"of": "nobody"}], "uniforms": [')`],
+    ['sessions', `line = line.replace('"toys": true', '"generator": "dice", "toys": true')`],
+    ['counters', `line = line.replace('"toys": true', '"generator": "philox4x32-10", "toys": true')`],
+    ['toy rows', `line = line.replace('"vocabSize": 3', '"vocabSize": 4')`],
+    ['rows', `line = re.sub(r'"logprobs": \\[-\\d+\\.\\d+', '"logprobs": [-0.5', line)`],
+    ['sessions', `line = line.replace('"committed": [', '"committed": [1e400, ')`],
+    ['books', `line = re.sub(r'"drafted": \\[(\\d)', r'"drafted": [0, 0, 0, 0, \\1', line)`],
   ])('tells an untruth that %s refutes', async (check, act) => {
-    const result = await judged(faulty(`lies_${act.length}`, act, 1));
+    const result = await judged(faulty(`lies_${act.replace(/\W/g, '').slice(-40)}`, act, 1));
     expect(refutations(result)).toContain(check);
   });
 
