@@ -11,10 +11,11 @@
 //   BF16, F32   sign, full mantissa, four octaves from 2^e
 //   norms       BF16 from 0.75 to 1.49
 // Exponents e are chosen per tensor so that with unit rows in: q, k, v, gate and up have a standard deviation near 1, router logits
-// near 1, head logits near 4, what an attention or feed-forward branch adds stays below half of an embedding row. Pre-norm
-// residuals then grow like the square root of depth (about 2.5 times over 70 layers), a token's own embedding keeps a large share of
-// its row, and so tokens choose experts nearly independently; rows of the router being independent, all experts are nearly alike
-// to a token (the correction bias, at most 1/64, tilts an expert's load by some tens of percent).
+// near 1, head logits near 4, what an attention or feed-forward branch adds below half of an embedding row. Pre-norm residuals then grow
+// like the square root of depth and rows stay a token's own, so that tokens choose experts nearly independently. Seen on 70 layers of
+// the CPU reference at a reduced width (hidden 1024, 96 experts, 192 random tokens): root mean square 0.9 behind layer 0, 4.8 behind
+// layer 69; cosine of neighbouring rows below 0.1; 8 tokens touch 46.5 to 48.5 experts of a layer, independent choice gives 48.1.
+// The correction bias, at most 1/64, tilts an expert's load by some tens of percent.
 // A shard holds the very bytes of its part of the whole tensor: rank r of n takes query heads and key/value groups, expert and
 // dense columns of width / n, rows of embedding and head of vocab / n; norms, router, and the draft's fc are whole.
 #pragma once
