@@ -5,11 +5,14 @@
 
 import { cardDigest, digestOf, promptsDigest } from './bundle/digests.ts';
 import { readRun } from './bundle/reader.ts';
-import { type Arm, EngineCardRow, type Manifest, type Plan, type Rule } from './bundle/rows.ts';
+import { type Arm, EngineCardRow, type Manifest, type Plan, type Rule, type Shard } from './bundle/rows.ts';
+import { cellsOf } from './bundle/shards.ts';
 import { sealBundle } from './bundle/tree.ts';
 import { type CurrentManifest, RunWriter, writeReport, writeVerdicts } from './bundle/writer.ts';
 import { type Engine, InputError } from './engine.ts';
-import { type AuditPrompt, makePlan, type PlanOptions } from './plan.ts';
+import { runCampaign, type SegmentRunner, segmentsHere } from './measure/campaign.ts';
+import { startTelemetry } from './measure/telemetry.ts';
+import { type AuditPrompt, makePlan, type PlanOptions, speedCellsOf } from './plan.ts';
 import { buildReport, verdictsOf } from './report/build.ts';
 import { engineName } from './report/engine-names.ts';
 import type { Report } from './report/schema.ts';
@@ -32,6 +35,12 @@ export interface AuditInput {
   readonly directory: string;
   readonly signal: AbortSignal;
   readonly progress: (line: string) => void;
+  /** Runs the segments of the speed part; default: in this process. */
+  readonly segments?: SegmentRunner;
+  /** The part of the plan to run; default all. */
+  readonly shard?: Shard | null;
+  /** Readings of the machine's sensors a second; default none. */
+  readonly telemetryHz?: number;
   /** Monotonic nanoseconds; a test may bring its own. */
   readonly now?: () => bigint;
 }
@@ -61,9 +70,10 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
   const plan: Plan = { ...planned, engines: digests };
   checkRoom(
     input,
-    plan.phases.map((phase) => phase.maxTokens),
+    [...plan.phases, ...(plan.speed ? [plan.speed] : [])].map((phase) => phase.maxTokens),
   );
 
+  const shard = input.shard ?? null;
   const now = input.now ?? process.hrtime.bigint;
   const writer = new RunWriter(
     input.directory,
@@ -76,34 +86,65 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
       planDigest: digestOf(plan),
       promptsDigest: promptsDigest(rows),
       ledger: input.ledger,
-      shard: null,
+      shard,
       parts: null,
     },
     rows,
     now,
   );
-  let interrupted: boolean;
+  const telemetry =
+    input.telemetryHz === undefined
+      ? null
+      : startTelemetry({ hz: input.telemetryHz, t: () => writer.t(), sink: (row) => writer.telemetry(row) });
+  const context = {
+    plan,
+    cells: cellsOf(plan, shard),
+    prompts: new Map(rows.map((row) => [row.id, row])),
+    engines,
+    writer,
+    signal: input.signal,
+    now,
+    progress: input.progress,
+  };
+  let foreignCores: number | null = null;
   try {
-    const outcome = await runPlan({
-      plan,
-      prompts: new Map(rows.map((row) => [row.id, row])),
-      engines,
-      writer,
-      signal: input.signal,
-      now,
-      progress: input.progress,
-    });
-    interrupted = outcome.interrupted;
-    writer.finish(interrupted ? 'interrupted' : 'complete', outcome.foreignCores);
+    await runPlan(context);
+    if (plan.speed) {
+      const reading = now();
+      await runCampaign({
+        plan: plan.speed,
+        seed: plan.seed,
+        stopIds: plan.stopIds,
+        cells: speedCellsOf(plan, shard),
+        prompts: context.prompts,
+        stepTimeoutSeconds: plan.stepTimeoutSeconds,
+        runner: input.segments ?? segmentsHere((name) => engines[name]!),
+        host: {
+          now,
+          origin: reading - BigInt(writer.t(reading)),
+          signal: input.signal,
+          sink: (row) => {
+            writer.timing(row);
+            if (row.kind === 'segment' && row.foreignCores !== null) {
+              foreignCores = Math.max(foreignCores ?? 0, row.foreignCores);
+            }
+          },
+        },
+        progress: input.progress,
+      });
+    }
+    await telemetry?.stop();
+    writer.finish(input.signal.aborted ? 'interrupted' : 'complete', foreignCores);
   } catch (error) {
     // Whatever failed matters more than a second failure while marking the run.
     try {
+      await telemetry?.stop().catch(() => {});
       writer.finish('failed', null);
     } catch {}
     throw error;
   }
   const report = await judgeDirectory(input.directory);
-  return { report, interrupted };
+  return { report, interrupted: input.signal.aborted };
 }
 
 /** Judges the rows of a run directory, writes verdicts.json and report.json beside them and seals it. Throws InputError. */

@@ -3,16 +3,19 @@
  * from it. Sessions follow from the plan alone, so a reader can tell from a run directory what is missing.
  */
 import { derivedSeed, tokensDigest } from './bundle/digests.ts';
-import type { Arm, PhasePlan, Plan, PromptRow, Rule } from './bundle/rows.ts';
+import type { Arm, PhasePlan, Plan, PromptRow, Rule, Shard } from './bundle/rows.ts';
 import type { Decoding } from './engine.ts';
+import { makeSpeedPlan, QUICK_SPEED, SHORT_SPEED, type SpeedOptions } from './measure/plan.ts';
 
 export interface AuditPrompt {
   readonly id: string;
   readonly scenario: string;
   readonly ids: readonly number[];
+  /** What the suite says of it: `lang:en`, `thinking:on` and the like. */
+  readonly tags?: readonly string[];
 }
 
-/** Every size of an audit. The defaults fit the nano model on two cores in about a minute and a half. */
+/** Every size of an audit. The defaults fit the nano model on two cores in about two minutes. */
 export interface PlanOptions {
   readonly seed: string;
   readonly stopIds: readonly number[];
@@ -25,10 +28,8 @@ export interface PlanOptions {
   readonly lawSeeds: number;
   readonly lawTokens: number;
   readonly lawPromptTokens: number;
-  readonly speedPromptsPerScenario: number;
-  readonly speedTokens: number;
-  /** Sessions per arm and speed prompt; an even number makes whole ABBA blocks. */
-  readonly speedRepeats: number;
+  readonly speed: SpeedOptions;
+  /** Sessions in flight outside the timed part. */
   readonly concurrency: number;
   readonly stepTimeoutSeconds: number;
 }
@@ -40,9 +41,7 @@ export const DEFAULT_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
   lawSeeds: 250,
   lawTokens: 4,
   lawPromptTokens: 16,
-  speedPromptsPerScenario: 12,
-  speedTokens: 64,
-  speedRepeats: 2,
+  speed: SHORT_SPEED,
   concurrency: 2,
   stepTimeoutSeconds: 60,
 };
@@ -53,8 +52,7 @@ export const QUICK_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
   tokens: 24,
   sampledTokens: 8,
   lawSeeds: 200,
-  speedPromptsPerScenario: 2,
-  speedTokens: 32,
+  speed: QUICK_SPEED,
 };
 
 /** Names the engine of a rule and an arm, as the manifest keys it. */
@@ -95,13 +93,6 @@ export function makePlan(
         maxTokens: options.lawTokens,
         repeats: options.lawSeeds,
       }),
-      phase('speed', 'speed', 'match', {
-        temperature: 0,
-        prompts: perScenario(prompts, options.speedPromptsPerScenario).map((prompt) => prompt.id),
-        maxTokens: options.speedTokens,
-        repeats: options.speedRepeats,
-        concurrency: 1,
-      }),
     ],
     lawPromptTokens: options.lawPromptTokens,
     lawAlpha: 1e-3,
@@ -109,12 +100,19 @@ export function makePlan(
     lawLargestBlindEffect: 0.25,
     stepTimeoutSeconds: options.stepTimeoutSeconds,
     bootstrapResamples: 2000,
+    speed: makeSpeedPlan(
+      rows,
+      { plain: engines('match', 'plain'), speculative: engines('match', 'speculative') },
+      options.speed,
+    ),
   };
   return { plan, rows: [...rows, ...lawRows] };
 }
 
 function promptRow(prompt: AuditPrompt): PromptRow {
-  return { ...prompt, ids: [...prompt.ids], digest: tokensDigest(prompt.ids) };
+  const { tags, ...rest } = prompt;
+  const said = tags === undefined ? {} : { tags: [...tags] };
+  return { ...rest, ids: [...prompt.ids], digest: tokensDigest(prompt.ids), ...said };
 }
 
 /** Evenly spaced prompts of each scenario, at most `count` of each. */
@@ -136,11 +134,7 @@ function lawPrompts(prompts: readonly AuditPrompt[], options: PlanOptions): Audi
   return perScenario(prompts, each)
     .sort((a, b) => scenarios.indexOf(a.scenario) - scenarios.indexOf(b.scenario))
     .slice(0, Math.max(options.lawPrompts, 1))
-    .map((prompt) => ({
-      id: `${prompt.id}#end`,
-      scenario: prompt.scenario,
-      ids: prompt.ids.slice(-options.lawPromptTokens),
-    }));
+    .map((prompt) => ({ ...prompt, id: `${prompt.id}#end`, ids: prompt.ids.slice(-options.lawPromptTokens) }));
 }
 
 export interface SessionTask {
@@ -157,14 +151,31 @@ export function sessionName(phase: PhasePlan, arm: Arm, prompt: string, repeat: 
   return `${phase.id}/${arm}/${prompt}/${repeat}`;
 }
 
+/**
+ * The cells of the speed part that a shard runs; all without one. They are dealt out after the cells of the phases (bundle/shards.ts), whole:
+ * both arms of a cell are timed on one machine.
+ */
+export function speedCellsOf(plan: Plan, shard: Shard | null): string[] {
+  const cells = plan.speed?.cells ?? [];
+  return cells
+    .filter((_, i) => shard === null || shardOfSpeedCell(plan, i, shard.of) === shard.index)
+    .map((cell) => cell.id);
+}
+
+/** Index, from 1, of the shard that runs speed cell `i`. */
+export function shardOfSpeedCell(plan: Plan, i: number, of: number): number {
+  const before = plan.phases.reduce((sum, phase) => sum + phase.prompts.length, 0);
+  return ((before + i) % of) + 1;
+}
+
 /** How many sessions a phase opens. */
 export function sessionCount(phase: PhasePlan): number {
   return phase.prompts.length * phase.repeats * 2;
 }
 
 /**
- * The sessions of a phase, in the order they are opened. Both arms of a comparison stand side by side; speed phases run
- * A B B A, so that drift of the machine falls on both arms alike.
+ * The sessions of a phase, in the order they are opened. Both arms of a comparison stand side by side. The speed phases of earlier runs
+ * went A B B A, so that drift of the machine fell on both arms alike.
  */
 export function tasksOf(plan: Plan, phase: PhasePlan): SessionTask[] {
   const tasks: SessionTask[] = [];

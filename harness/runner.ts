@@ -2,8 +2,8 @@
  * Runs the sessions of a plan and writes down what happened. An engine is not trusted to return, to return the right
  * shape or to end: whatever it does becomes a row, and a session that went wrong becomes a fault, never silence.
  */
-import { cpus } from 'node:os';
 import { type FaultRow, type PhasePlan, type Plan, type PromptRow, RoundRow } from './bundle/rows.ts';
+import { cellName } from './bundle/shards.ts';
 import { top5 } from './bundle/top5.ts';
 import type { RunWriter } from './bundle/writer.ts';
 import type { Engine, Round, Session } from './engine.ts';
@@ -14,6 +14,8 @@ const FAULTS_PER_ENGINE = 3;
 
 export interface RunContext {
   readonly plan: Plan;
+  /** Cells to run, as bundle/shards.ts names them: all of the plan's, or a shard's. */
+  readonly cells: ReadonlySet<string>;
   readonly prompts: ReadonlyMap<string, PromptRow>;
   readonly engines: Readonly<Record<string, Engine>>;
   readonly writer: RunWriter;
@@ -24,26 +26,17 @@ export interface RunContext {
   readonly progress: (line: string) => void;
 }
 
-export interface RunOutcome {
-  readonly interrupted: boolean;
-  /** Cores other processes kept busy during speed phases; null without one. */
-  readonly foreignCores: number | null;
-}
-
-export async function runPlan(context: RunContext): Promise<RunOutcome> {
+/** Runs the phases; the speed part of a plan is run by measure/campaign.ts. */
+export async function runPlan(context: RunContext): Promise<void> {
   const faults = new Map<string, number>();
-  let foreignCores: number | null = null;
   for (const phase of context.plan.phases) {
     if (context.signal.aborted) break;
-    const load = phase.test === 'speed' ? startForeignLoad() : null;
     await runPhase(context, phase, faults);
-    if (load !== null) foreignCores = load();
   }
-  return { interrupted: context.signal.aborted, foreignCores };
 }
 
 async function runPhase(context: RunContext, phase: PhasePlan, faults: Map<string, number>): Promise<void> {
-  const tasks = tasksOf(context.plan, phase);
+  const tasks = tasksOf(context.plan, phase).filter((task) => context.cells.has(cellName(phase.id, task.prompt)));
   const started = performance.now();
   let next = 0;
   let done = 0;
@@ -188,16 +181,4 @@ async function within<T>(milliseconds: number, what: string, promise: Promise<T>
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** Starts counting; the function returned gives the cores that other processes kept busy meanwhile, on average. */
-function startForeignLoad(): () => number {
-  const busy = (): number =>
-    cpus().reduce((sum, { times }) => sum + times.user + times.nice + times.sys + times.irq, 0);
-  const [busyBefore, ownBefore, wallBefore] = [busy(), process.cpuUsage(), performance.now()];
-  return () => {
-    const own = process.cpuUsage(ownBefore);
-    const wall = performance.now() - wallBefore;
-    return Math.max(0, (busy() - busyBefore - (own.user + own.system) / 1000) / wall);
-  };
 }

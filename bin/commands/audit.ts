@@ -3,9 +3,10 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { type AuditInput, audit } from '../../harness/audit.ts';
 import { digestOf } from '../../harness/bundle/digests.ts';
-import { type Arm, EngineCardRow, type Rule } from '../../harness/bundle/rows.ts';
+import { type Arm, EngineCardRow, type Rule, type Shard } from '../../harness/bundle/rows.ts';
 import { collectProvenance } from '../../harness/bundle/surroundings.ts';
 import { type Engine, InputError } from '../../harness/engine.ts';
+import { HEADLINE_SECONDS, type SpeedOptions, SUSTAINED_SPEED } from '../../harness/measure/plan.ts';
 import { DEFAULT_PLAN, type PlanOptions, QUICK_PLAN } from '../../harness/plan.ts';
 import { exitCodeOf } from '../../harness/report/build.ts';
 import { loadClaims } from '../../harness/suite/claims.ts';
@@ -15,11 +16,12 @@ import { EXIT } from '../support/exit.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { machine } from '../support/machine.ts';
 import { type Activations, loadModel, modelKind, NANO } from '../support/model.ts';
-import { activationsOption, realNumber, seed, wholeNumber } from '../support/options.ts';
+import { activationsOption, listOf, realNumber, seed, shard, wholeNumber } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
 import { buildPage } from '../support/page.ts';
 import { chooseSuites, encodeSuites } from '../support/prompts.ts';
 import { ROOT, repositoryState } from '../support/repository.ts';
+import { segmentsInChildren } from '../support/segments.ts';
 import { printSummary } from '../support/summary.ts';
 
 /** Prompts of each suite in a quick audit. */
@@ -45,7 +47,17 @@ interface Options {
   readonly lawPromptTokens?: number;
   readonly speedPrompts?: number;
   readonly speedTokens?: number;
-  readonly speedRepeats?: number;
+  readonly speedBlocks?: number;
+  readonly speedSeconds?: number;
+  readonly speedConcurrency?: readonly number[];
+  readonly headline?: boolean;
+  readonly taskTokens?: readonly number[];
+  readonly priceOn?: number;
+  readonly priceOff?: number;
+  readonly machineHour?: number;
+  readonly currency: string;
+  readonly shard?: Shard;
+  readonly telemetryHz: number;
   readonly concurrency?: number;
   readonly stepTimeout?: number;
 }
@@ -74,8 +86,18 @@ export function auditCommand(program: Command): void {
     .option('--law-prompt-tokens <n>', 'how much of a prompt the law test keeps', count)
     .option('--speed-prompts <n>', 'timed prompts of each scenario', count)
     .option('--speed-tokens <n>', 'tokens of a timed session', count)
-    .option('--speed-repeats <n>', 'timed sessions a prompt and arm; even numbers make whole ABBA blocks', count)
-    .option('--concurrency <n>', 'sessions in flight outside the timed phase', count)
+    .option('--speed-blocks <n>', 'turns of four fresh processes: off, on, on, off', count)
+    .option('--speed-seconds <s>', 'least time a process spends on each scenario', realNumber(0, 86_400))
+    .option('--speed-concurrency <n...>', 'sessions at once, a cell each (default: 1)', listOf(count))
+    .option('--headline', `sustained timing: ${HEADLINE_SECONDS} s a scenario and arm, warm by the stricter criterion`)
+    .option('--task-tokens <n...>', 'lengths of the tasks whose time is printed (default: 1000)', listOf(count))
+    .option('--price-on <x>', 'your price a token with speculation, with --price-off', realNumber(0, 1e12, true))
+    .option('--price-off <x>', 'your price a token without', realNumber(0, 1e12, true))
+    .option('--machine-hour <x>', 'what an hour of your machine costs', realNumber(0, 1e12, true))
+    .option('--currency <name>', 'in what', 'currency units')
+    .option('--shard <i/n>', 'run part i of n of the plan; join the parts with: kilotoken merge', shard)
+    .option('--telemetry-hz <n>', 'readings of the sensors a second', realNumber(1, 1000), 10)
+    .option('--concurrency <n>', 'sessions in flight outside the timed part', count)
     .option('--step-timeout <seconds>', 'longest wait for one engine step', realNumber(0, 3600, true))
     .option('--json', 'print the report as one JSON document')
     .option('--no-page', 'do not build the page')
@@ -100,7 +122,7 @@ async function run(options: Options): Promise<void> {
       scenarios: options.scenario,
       limit: options.prompts ?? (options.quick ? QUICK_PROMPTS : undefined),
     });
-    const longest = Math.max(plan.tokens, plan.sampledTokens, plan.speedTokens);
+    const longest = Math.max(plan.tokens, plan.sampledTokens, plan.speed.tokens);
     const encoded = encodeSuites(suites, tokenizer, model.checkpoint.maxContext - longest);
     for (const id of encoded.tooLong) note(`Prompt ${id} is left out: with the output it exceeds the context.`);
 
@@ -138,6 +160,12 @@ async function run(options: Options): Promise<void> {
       },
       startedAt,
       directory,
+      segments: segmentsInChildren(
+        { checkpoint: resolve(options.checkpoint), activations: options.activations ?? null },
+        block,
+      ),
+      shard: options.shard ?? null,
+      telemetryHz: options.telemetryHz,
       progress: note,
     };
     const { signal, restore } = onInterrupt();
@@ -153,7 +181,9 @@ async function run(options: Options): Promise<void> {
       process.exitCode = EXIT.interrupted;
       return;
     }
-    process.exitCode = exitCodeOf(report.verdicts);
+    const code = exitCodeOf(report.verdicts);
+    // A shard alone lacks the sessions of the others: that is for the merged run to judge.
+    process.exitCode = options.shard !== undefined && code === EXIT.inconclusive ? EXIT.pass : code;
     if (!options.page) closing(`Run: ${directory}`);
     else {
       note('Building the page ...');
@@ -175,11 +205,35 @@ function planOptions(options: Options, stopIds: readonly number[]): PlanOptions 
     lawSeeds: options.lawSeeds ?? base.lawSeeds,
     lawTokens: options.lawTokens ?? base.lawTokens,
     lawPromptTokens: options.lawPromptTokens ?? base.lawPromptTokens,
-    speedPromptsPerScenario: options.speedPrompts ?? base.speedPromptsPerScenario,
-    speedTokens: options.speedTokens ?? base.speedTokens,
-    speedRepeats: options.speedRepeats ?? base.speedRepeats,
+    speed: speedOptions(options, base.speed),
     concurrency: options.concurrency ?? base.concurrency,
     stepTimeoutSeconds: options.stepTimeout ?? base.stepTimeoutSeconds,
+  };
+}
+
+function speedOptions(options: Options, short: SpeedOptions): SpeedOptions {
+  const base = options.headline ? SUSTAINED_SPEED : short;
+  if ((options.priceOn === undefined) !== (options.priceOff === undefined)) {
+    throw new InputError('--price-on and --price-off belong together');
+  }
+  const blocks = options.speedBlocks ?? base.blocks;
+  return {
+    ...base,
+    promptsPerScenario: options.speedPrompts ?? base.promptsPerScenario,
+    tokens: options.speedTokens ?? base.tokens,
+    blocks,
+    segmentSeconds:
+      options.speedSeconds ?? (options.headline ? Math.ceil(HEADLINE_SECONDS / (2 * blocks)) : base.segmentSeconds),
+    concurrency: options.speedConcurrency ?? base.concurrency,
+    economics: {
+      taskTokens: [...(options.taskTokens ?? base.economics.taskTokens)],
+      price:
+        options.priceOn === undefined || options.priceOff === undefined
+          ? null
+          : { speculative: options.priceOn, plain: options.priceOff },
+      machineHour:
+        options.machineHour === undefined ? null : { value: options.machineHour, currency: options.currency },
+    },
   };
 }
 

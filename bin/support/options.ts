@@ -1,5 +1,7 @@
 /** Option values, parsed strictly: `12abc` is not 12. Commander turns what these throw into one line and exit code 2. */
 import { InvalidArgumentError, Option } from 'commander';
+import type { Shard } from '../../harness/bundle/rows.ts';
+import { parseShard } from '../../harness/bundle/shards.ts';
 
 export function wholeNumber(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
@@ -20,6 +22,20 @@ export function realNumber(least: number, most: number, open = false): (text: st
     }
     return value;
   };
+}
+
+/** The values of an option that may be given several, each read by `one`. */
+export function listOf<T>(one: (text: string) => T): (text: string, before?: readonly T[]) => readonly T[] {
+  return (text, before = []) => [...before, one(text)];
+}
+
+/** `i/n`. */
+export function shard(text: string): Shard {
+  try {
+    return parseShard(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
 }
 
 /** An unsigned 64-bit integer, kept as text because a JavaScript number cannot hold it. */

@@ -40,10 +40,10 @@ export function encodeSuites(suites: readonly Suite[], tokenizer: Tokenizer, roo
   const all: AuditPrompt[] = [];
   const rows = suites.map((suite) => {
     const own: AuditPrompt[] = [];
-    for (const { id, messages, tools } of suite.prompts) {
+    for (const { id, messages, tools, tags } of suite.prompts) {
       const ids = tokenizer.encodeChat(messages, tools);
       if (ids.length > room) tooLong.push(id);
-      else own.push({ id, scenario: suite.scenario, ids });
+      else own.push({ id, scenario: suite.scenario, ids, tags });
     }
     all.push(...own);
     const promptTokens = own.reduce((sum, prompt) => sum + prompt.ids.length, 0);

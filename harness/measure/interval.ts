@@ -4,6 +4,7 @@
  * processes. Prompts are the same in every process, so that spread holds none of theirs.
  */
 import { type BootstrapOptions, bcaInterval, type ClusterStatistic } from '../stats/bootstrap.ts';
+import { normalQuantile } from '../stats/chisquare.ts';
 import { studentQuantile } from '../stats/student.ts';
 
 export interface Range {
@@ -59,31 +60,26 @@ export function speedInterval(
   const base = `BCa bootstrap by prompt, ${options.resamples} resamples, seed ${options.seed}`;
   if (processes === null)
     return { ...ends, method: `${base}; one process, so the spread between processes is not in it` };
-  const tail = 1 - (1 - options.level) / 2;
-  const side = (end: number): number => {
-    const half = Math.abs(end - value);
-    const z = studentQuantile(tail, 1e6);
-    const ofPrompts = (half / z) ** 2;
-    const ofProcesses = processes.error ** 2;
-    if (ofProcesses === 0) return half;
-    // Prompts count as many degrees of freedom as there are, less one.
-    const df =
-      (ofPrompts + ofProcesses) ** 2 / (ofPrompts ** 2 / Math.max(1, prompts - 1) + ofProcesses ** 2 / processes.df);
-    const t = Math.max(z, studentQuantile(tail, df));
-    return t * Math.sqrt(ofPrompts + ofProcesses);
-  };
-  return {
-    low: value - side(ends.low),
-    high: value + side(ends.high),
-    method: `${base}; widened by the spread between ${processes.df + 1 === Math.round(processes.df + 1) ? `${processes.df + 1} processes` : 'processes'} (Student's t)`,
-  };
+  const wider = widened(value, ends, prompts - 1, processes, options.level);
+  return { ...wider, method: `${base}; widened by the spread between processes (Student's t)` };
 }
 
-/** Student's interval of a mean over processes: for figures that have no prompts to resample. */
-export function processInterval(values: readonly number[], level: number): SpeedInterval | null {
-  const spread = between(values);
-  if (spread === null) return null;
-  const mean = values.reduce((a, b) => a + b, 0) / values.length;
-  const half = studentQuantile(1 - (1 - level) / 2, spread.df) * spread.error;
-  return { low: mean - half, high: mean + half, method: `Student's t over ${values.length} processes` };
+/**
+ * An interval around `value` with each side joined in quadrature with t * the standard error between processes: of positive figures on
+ * the scale of logarithms, where a ratio's error is as long up as down. `df`: degrees of freedom of the interval as it stands.
+ */
+export function widened(value: number, ends: Range, df: number, processes: Between | null, level: number): Range {
+  if (processes === null || processes.error === 0) return { low: ends.low, high: ends.high };
+  const tail = 1 - (1 - level) / 2;
+  const z = normalQuantile(tail);
+  const logs = value > 0 && ends.low > 0;
+  const side = (end: number): number => {
+    const own = ((logs ? Math.log(end / value) : end - value) / z) ** 2;
+    const theirs = (logs ? processes.error / value : processes.error) ** 2;
+    // Welch and Satterthwaite's degrees of freedom of the sum.
+    const both = (own + theirs) ** 2 / (own ** 2 / Math.max(1, df) + theirs ** 2 / processes.df);
+    return studentQuantile(tail, both) * Math.sqrt(own + theirs);
+  };
+  const [down, up] = [side(ends.low), side(ends.high)];
+  return logs ? { low: value * Math.exp(-down), high: value * Math.exp(up) } : { low: value - down, high: value + up };
 }

@@ -24,5 +24,10 @@ export function percentile(sorted: ArrayLike<number>, p: number, level: number):
   const low = Math.floor(n * p - spread);
   const high = Math.ceil(n * p + spread) + 1;
   if (low < 1 || high > n) return null;
-  return { value: sorted[Math.min(n - 1, Math.ceil(n * p) - 1)]!, low: sorted[low - 1]!, high: sorted[high - 1]! };
+  return { value: quantile(sorted, p), low: sorted[low - 1]!, high: sorted[high - 1]! };
+}
+
+/** The smallest value with at least the share p of all at or below it; NaN of none. */
+export function quantile(sorted: ArrayLike<number>, p: number): number {
+  return sorted[Math.min(sorted.length - 1, Math.max(0, Math.ceil(sorted.length * p) - 1))] ?? Number.NaN;
 }

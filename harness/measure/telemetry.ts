@@ -12,9 +12,8 @@ import type { TelemetryRow } from '../bundle/rows.ts';
 export interface TelemetryOptions {
   /** Readings per second and sensor; at least 1. */
   readonly hz: number;
-  /** Monotonic nanoseconds, and the start of the run on that clock. */
-  readonly now: () => bigint;
-  readonly origin: bigint;
+  /** Nanoseconds since the run began, by its monotonic clock. */
+  readonly t: () => number;
   readonly sink: (row: TelemetryRow) => void;
   /** Where /proc and /sys are; a test may bring its own. */
   readonly root?: string;
@@ -28,13 +27,13 @@ export interface Telemetry {
 }
 
 export function startTelemetry(options: TelemetryOptions): Telemetry {
-  const { hz, now, origin, sink, root = '/' } = options;
+  const { hz, t, sink, root = '/' } = options;
   let failure: unknown = null;
   let over = false;
   const give = (row: Omit<TelemetryRow, 't_ns'>): void => {
     if (over || failure !== null) return;
     try {
-      sink({ t_ns: Number(now() - origin), ...row });
+      sink({ t_ns: t(), ...row });
     } catch (error) {
       // A full disk must stop the run, not kill the process from inside a timer.
       failure = error;

@@ -4,9 +4,11 @@
  */
 import type { StoredRun } from '../bundle/reader.ts';
 import { VERDICTS_SCHEMA_ID, type Verdicts } from '../bundle/rows.ts';
+import { isSegment } from '../measure/cells.ts';
 import { answerClaims } from './claims.ts';
 import { acceptanceRow, scenariosOf, speedRows } from './figures.ts';
-import { REPORT_SCHEMA_ID, Report, type Verdict, type Warning } from './schema.ts';
+import { measurementOf, timedVerdicts } from './measurement.ts';
+import { FIRST_REPORT_SCHEMA_ID, REPORT_SCHEMA_ID, Report, type Verdict, type Warning } from './schema.ts';
 import { judge } from './verdicts.ts';
 import { distinct, engineWarnings } from './warnings.ts';
 
@@ -20,9 +22,11 @@ export function buildReport(run: StoredRun): Report {
   const broken = figures.flatMap(({ row, broken: texts }) =>
     texts.map((text) => `${row.engine}, ${row.scenario}, ${row.decoding}: ${text}`),
   );
-  const verdicts = judge(run, broken);
+  const { speed: speedPlan } = manifest.plan;
+  const verdicts = [...judge(run, broken), ...(speedPlan ? timedVerdicts(run, speedPlan) : [])];
   const acceptance = figures.map(({ row }) => row);
-  const speed = manifest.plan.phases
+  const timed = speedPlan ? measurementOf({ run, plan: { ...manifest.plan, speed: speedPlan }, verdicts }) : null;
+  const phased = manifest.plan.phases
     .filter((phase) => phase.test === 'speed')
     .flatMap((phase) => {
       // The timings belong to a decoding; only an equality verdict on the same decoding speaks for their output.
@@ -31,12 +35,13 @@ export function buildReport(run: StoredRun): Report {
       return scenariosOf(run, phase).flatMap((name) => speedRows(run, phase, name, correct));
     });
 
+  const speed = [...phased, ...(timed?.speed ?? [])];
   const reasons = notPublishableBecause(run, verdicts);
   const engines = Object.entries(manifest.engines);
   // Parsed, so that the keys stand in the schema's order whoever prints it.
   return Report.parse({
     $schema: REPORT_SCHEMA_FILE,
-    schema: REPORT_SCHEMA_ID,
+    schema: timed === null ? FIRST_REPORT_SCHEMA_ID : REPORT_SCHEMA_ID,
     run: {
       id: manifest.id,
       title: manifest.title,
@@ -56,12 +61,16 @@ export function buildReport(run: StoredRun): Report {
     verdicts,
     acceptance,
     speed,
+    ...(timed === null ? {} : { measurement: timed.measurement }),
     claims: answerClaims(run, { verdicts, acceptance, speed }),
     warnings: distinct([
       ...engines.flatMap(([, card]) => engineWarnings(card, manifest.model)),
       ...acceptance.flatMap((row) => (row.rawMicro.state === 'measured' ? row.rawMicro.warnings : [])),
       ...speed.flatMap((row) =>
         row.decodeTokensPerSecond.state === 'measured' ? row.decodeTokensPerSecond.warnings : [],
+      ),
+      ...(timed?.measurement.cells ?? []).flatMap((cell) =>
+        cell.invalidBecause.map((text): Warning => ({ code: 'invalid', text: `${cell.id}: ${text}` })),
       ),
       ...treeWarnings(manifest.dirty),
     ]),
@@ -96,6 +105,9 @@ function notPublishableBecause(run: StoredRun, verdicts: readonly Verdict[]): st
     if (card.defects.length > 0) reasons.push(`${name} has defects compiled in: ${card.defects.join(', ')}`);
     if (card.syntheticAcceptance !== null)
       reasons.push(`${name} does not accept for real: ${card.syntheticAcceptance}`);
+  }
+  for (const name of new Set(run.timings.filter(isSegment).flatMap((row) => row.switches))) {
+    reasons.push(`${name} was set while speed was measured`);
   }
   for (const verdict of verdicts) {
     if (verdict.outcome === 'internally inconsistent') reasons.push(`the rows contradict themselves (${verdict.id})`);

@@ -4,6 +4,7 @@ import type { PhasePlan } from '../bundle/rows.ts';
 import { acceptanceIdentities, acceptanceSums } from '../measure/acceptance.ts';
 import { lookupAcceptance } from '../measure/ngram.ts';
 import { repeatedTokens } from '../measure/repetition.ts';
+import { acceptanceSource, type Source } from '../measure/source.ts';
 import { type PromptSpeed, pairByPrompt, promptSpeeds, speedupOf } from '../measure/speed.ts';
 import { bcaInterval, type ClusterStatistic, meanOf, ratioOfSums } from '../stats/bootstrap.ts';
 import { generatedTokens } from '../verify/equality.ts';
@@ -12,7 +13,7 @@ import { engineWarnings, lengthWarnings, loadWarnings, promptWarnings, repetitio
 
 const LEVEL = 0.95;
 
-export function decodingName(phase: PhasePlan): string {
+export function decodingName(phase: Pick<PhasePlan, 'temperature' | 'topP' | 'topK'>): string {
   if (phase.temperature === 0) return 'greedy';
   const filters = [phase.topP < 1 ? `top-p ${phase.topP}` : '', phase.topK > 0 ? `top-k ${phase.topK}` : ''].filter(
     (text) => text !== '',
@@ -96,9 +97,18 @@ export function acceptanceRow(
       ),
       repetition: measurer(run, tokens.length, 'prompts', warnings)(ratioOfSums(loops, tokens), 'share of tokens'),
       published: publishedAcceptance(run, scenario),
+      ...(manifest.plan.speed ? { source: sourceOf(traces, block) } : {}),
     },
     broken: acceptanceIdentities(sums, block),
   };
+}
+
+export function sourceOf(traces: readonly SessionTrace[], block: number): Source {
+  const decode = traces.flatMap((trace) => trace.rounds.filter((round) => round.kind === 'decode'));
+  return acceptanceSource(
+    decode.map((round) => ({ drafted: round.drafted.length, kept: round.committed.length })),
+    block,
+  );
 }
 
 function publishedAcceptance(run: StoredRun, scenario: string): AcceptanceRow['published'] {
@@ -155,7 +165,7 @@ export function speedRows(run: StoredRun, phase: PhasePlan, scenario: string, co
 type Measure = (statistic: ClusterStatistic, unit: string) => Measured;
 
 /** A figure over `n` clusters with its BCa interval; `not yet measured` where there is nothing to divide by. */
-function measurer(run: StoredRun, n: number, of: string, warnings: readonly Warning[]): Measure {
+export function measurer(run: StoredRun, n: number, of: string, warnings: readonly Warning[]): Measure {
   const { seed, bootstrapResamples: resamples } = run.manifest.plan;
   const all = Uint32Array.from({ length: n }, (_, i) => i);
   return (statistic, unit) => {

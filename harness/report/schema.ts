@@ -7,7 +7,9 @@
  */
 import { z } from 'zod';
 
-export const REPORT_SCHEMA_ID = 'kilotoken/report@1';
+/** Of runs that have no speed plan (all before run@2): without `measurement`. */
+export const FIRST_REPORT_SCHEMA_ID = 'kilotoken/report@1';
+export const REPORT_SCHEMA_ID = 'kilotoken/report@2';
 
 /** The house's words. Never "verified". */
 export const Outcome = z.enum([
@@ -30,6 +32,12 @@ export const Warning = z.object({
     'no-correctness-verdict',
     'dirty-tree',
     'repetitive-output',
+    'not-steady',
+    'throttled',
+    'cached',
+    'one-process',
+    'assumed',
+    'invalid',
   ]),
   text: z.string(),
 });
@@ -73,6 +81,9 @@ export const Verdict = z.object({
   warnings: z.array(Warning),
 });
 
+/** How directly a figure was observed, best first: every round; whole requests; the engine's counters; by formula from others. */
+export const Source = z.enum(['trace', 'request', 'counter', 'inferred']);
+
 export const AcceptanceRow = z.object({
   engine: z.string(),
   scenario: z.string(),
@@ -98,6 +109,8 @@ export const AcceptanceRow = z.object({
   repetition: Measured,
   /** The published figure for this scenario, or null. */
   published: z.object({ value: z.number(), source: z.string() }).nullable(),
+  /** How directly the acceptance was observed. Absent in report@1. */
+  source: Source.optional(),
 });
 
 export const SpeedRow = z.object({
@@ -114,6 +127,118 @@ export const SpeedRow = z.object({
   prefillTokensPerSecond: Measured,
   /** Against the row without speculation of the same scenario and decoding. */
   speedup: Measured,
+});
+
+/** A figure with the formula it was computed by. */
+export const Figure = z.object({
+  /** Short and stable, for instance `decode-tps`. */
+  id: z.string(),
+  name: z.string(),
+  formula: z.string(),
+  source: Source,
+  figure: Measured,
+});
+
+/** One scenario and concurrency, one arm. */
+export const SpeedCell = z.object({
+  id: z.string(),
+  engine: z.string(),
+  scenario: z.string(),
+  concurrency: z.int(),
+  decoding: z.string(),
+  speculation: z.boolean(),
+  rule: z.string(),
+  blockSize: z.int(),
+  /** Sustained for as long as a headline asks, valid, and with a consistent verdict on its output. */
+  headline: z.boolean(),
+  /** What was timed. Seconds: first start to last end, summed over processes. */
+  window: z.object({
+    seconds: z.number(),
+    longestSeconds: z.number(),
+    processes: z.int(),
+    freshProcesses: z.boolean(),
+    sessions: z.int(),
+    rounds: z.int(),
+    tokens: z.int(),
+    prompts: z.int(),
+  }),
+  warmup: z.object({ criterion: z.string(), steady: z.int(), of: z.int() }),
+  /** What this run says of the output that was timed. */
+  correctness: z.object({
+    outcome: z.union([Outcome, z.literal('no verdict')]),
+    evidence: z.string(),
+  }),
+  /** Decode tokens per second against acceptance length over step time; null without a decode round. */
+  identity: z
+    .object({
+      tokensPerSecond: z.number(),
+      acceptanceLength: z.number(),
+      stepMs: z.number(),
+      /** |tokens per second x step time / acceptance length - 1| */
+      residual: z.number(),
+      tolerance: z.number(),
+      holds: z.boolean(),
+    })
+    .nullable(),
+  /** Peak over mean against what a block allows; null when no window was long enough. */
+  peak: z.object({ seconds: z.number(), ratio: z.number(), most: z.number(), holds: z.boolean() }).nullable(),
+  /** Why no figure of this cell may be used; empty when it may. */
+  invalidBecause: z.array(z.string()),
+  warnings: z.array(Warning),
+  figures: z.array(Figure),
+});
+
+/** The two arms of a scenario and concurrency beside each other. */
+export const SpeedComparison = z.object({
+  scenario: z.string(),
+  concurrency: z.int(),
+  decoding: z.string(),
+  rule: z.string(),
+  figures: z.array(Figure),
+});
+
+/** Acceptance of the prompts that share a value of a facet. */
+export const FacetRow = z.object({
+  engine: z.string(),
+  rule: z.string(),
+  decoding: z.string(),
+  facet: z.enum(['language', 'thinking', 'context', 'temperature']),
+  value: z.string(),
+  prompts: z.int(),
+  rounds: z.int(),
+  rawMicro: Measured,
+  keptMicro: Measured,
+  source: Source,
+});
+
+/** Something that would make the measurement dishonest, and whether it was seen. */
+export const HonestyCheck = z.object({
+  id: z.string(),
+  question: z.string(),
+  outcome: z.enum(['clear', 'found', 'not checked']),
+  evidence: z.string(),
+});
+
+export const Measurement = z.object({
+  mode: z.enum(['short', 'sustained']),
+  /** In one sentence what kind of measurement this is; stands beside its figures. */
+  statement: z.string(),
+  cells: z.array(SpeedCell),
+  comparisons: z.array(SpeedComparison),
+  facets: z.array(FacetRow),
+  /** Facets of which the prompts of this run say nothing. */
+  absentFacets: z.array(z.object({ facet: z.string(), reason: z.string() })),
+  checks: z.array(HonestyCheck),
+  /** What telemetry there was. */
+  telemetry: z.array(
+    z.object({
+      source: z.string(),
+      devices: z.int(),
+      readings: z.int(),
+      hz: z.number(),
+      quantities: z.array(z.string()),
+    }),
+  ),
 });
 
 export const EngineRow = z.object({
@@ -144,7 +269,7 @@ export const ClaimRow = z.object({
 
 export const Report = z.object({
   $schema: z.string(),
-  schema: z.literal(REPORT_SCHEMA_ID),
+  schema: z.enum([FIRST_REPORT_SCHEMA_ID, REPORT_SCHEMA_ID]),
   run: z.object({
     id: z.string(),
     title: z.string(),
@@ -172,6 +297,8 @@ export const Report = z.object({
   verdicts: z.array(Verdict),
   acceptance: z.array(AcceptanceRow),
   speed: z.array(SpeedRow),
+  /** Speed by every definition, facets and checks. Absent in report@1. */
+  measurement: Measurement.optional(),
   claims: z.array(ClaimRow),
   warnings: z.array(Warning),
   /** Name and sha256 of every other file of the run. */
@@ -185,6 +312,13 @@ export type Measured = z.infer<typeof Measured>;
 export type Verdict = z.infer<typeof Verdict>;
 export type AcceptanceRow = z.infer<typeof AcceptanceRow>;
 export type SpeedRow = z.infer<typeof SpeedRow>;
+export type Source = z.infer<typeof Source>;
+export type Figure = z.infer<typeof Figure>;
+export type SpeedCell = z.infer<typeof SpeedCell>;
+export type SpeedComparison = z.infer<typeof SpeedComparison>;
+export type FacetRow = z.infer<typeof FacetRow>;
+export type HonestyCheck = z.infer<typeof HonestyCheck>;
+export type Measurement = z.infer<typeof Measurement>;
 export type EngineRow = z.infer<typeof EngineRow>;
 export type ClaimRow = z.infer<typeof ClaimRow>;
 export type Report = z.infer<typeof Report>;

@@ -9,7 +9,7 @@ const FEW_PROMPTS = 30;
 /** Share of tokens in verbatim loops above which acceptance says little. */
 const REPETITIVE = 0.2;
 /** Cores kept busy by others above which a timing is doubtful. */
-const FOREIGN_CORES = 0.1;
+export const FOREIGN_CORES = 0.1;
 
 export function engineWarnings(card: EngineCardRow, model: Manifest['model']): Warning[] {
   const warnings: Warning[] = [];
@@ -23,7 +23,7 @@ export function engineWarnings(card: EngineCardRow, model: Manifest['model']): W
   return warnings;
 }
 
-export function lengthWarnings(phase: PhasePlan): Warning[] {
+export function lengthWarnings(phase: Pick<PhasePlan, 'maxTokens'>): Warning[] {
   if (phase.maxTokens >= SHORT_TOKENS) return [];
   return [
     {
@@ -55,6 +55,13 @@ export function loadWarnings(foreignCores: number | null): Warning[] {
   return [
     { code: 'foreign-load', text: `other processes kept ${foreignCores.toFixed(1)} cores busy during the timing` },
   ];
+}
+
+/** Of the segments of a cell: the most that any of them was disturbed. */
+export function foreignWarnings(cores: readonly (number | null)[]): Warning[] {
+  return loadWarnings(
+    cores.reduce<number | null>((most, value) => (value === null ? most : Math.max(most ?? 0, value)), null),
+  );
 }
 
 /** The same warning once, however many rows it came from. */

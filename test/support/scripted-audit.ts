@@ -7,6 +7,7 @@ import { untoldProvenance } from '../../harness/bundle/provenance.ts';
 import type { Arm, Rule } from '../../harness/bundle/rows.ts';
 import type { Engine } from '../../harness/engine.ts';
 import { ManualClock, type ScriptedOptions, scriptedEngine } from '../../harness/engines/scripted.ts';
+import { QUICK_SPEED } from '../../harness/measure/plan.ts';
 import type { AuditPrompt, PlanOptions } from '../../harness/plan.ts';
 
 export const ACCEPTANCE = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
@@ -21,9 +22,13 @@ export const SMALL_PLAN: PlanOptions = {
   lawSeeds: 150,
   lawTokens: 3,
   lawPromptTokens: 4,
-  speedPromptsPerScenario: 3,
-  speedTokens: 24,
-  speedRepeats: 2,
+  speed: {
+    ...QUICK_SPEED,
+    promptsPerScenario: 3,
+    tokens: 24,
+    segmentSeconds: 0,
+    warmup: { windowSeconds: 0.02, windows: 2, tolerance: 0.5, mostSeconds: 0 },
+  },
   concurrency: 2,
   stepTimeoutSeconds: 0.25,
 };

@@ -8,17 +8,37 @@ import type {
   AcceptanceRow,
   ClaimRow,
   EngineRow,
+  FacetRow,
+  Figure,
+  HonestyCheck,
   Interval,
   Measured,
+  Measurement,
   Outcome,
   Report,
+  Source,
+  SpeedCell,
+  SpeedComparison,
   SpeedRow,
   Verdict,
   Warning,
 } from '../../../harness/report/schema.ts';
-import { byState, type Check, flag, integer, listOf, nullable, number, object, oneOf, text } from './shape.ts';
+import {
+  byState,
+  type Check,
+  flag,
+  integer,
+  listOf,
+  nullable,
+  number,
+  object,
+  oneOf,
+  optional,
+  text,
+} from './shape.ts';
 
-const SCHEMA = 'kilotoken/report@1' satisfies Report['schema'];
+/** The second has a part on measurement. */
+const SCHEMAS = ['kilotoken/report@1', 'kilotoken/report@2'] as const satisfies readonly Report['schema'][];
 
 /** The report's fault, or its author's: where in the page's code it was noticed is of no use, so there is no stack. */
 export class ReportError extends Error {
@@ -48,9 +68,17 @@ const warning = object<Warning>({
     'no-correctness-verdict',
     'dirty-tree',
     'repetitive-output',
+    'not-steady',
+    'throttled',
+    'cached',
+    'one-process',
+    'assumed',
+    'invalid',
   ),
   text,
 });
+
+const source = oneOf('trace', 'request', 'counter', 'inferred') satisfies Check<Source>;
 
 const interval = object<Interval>({ low: number, high: number, level: number, method: text });
 
@@ -97,6 +125,7 @@ const acceptanceRow = object<AcceptanceRow>({
   ngramBaseline: measured,
   repetition: measured,
   published: nullable(object({ value: number, source: text })),
+  source: optional(source),
 });
 
 const speedRow = object<SpeedRow>({
@@ -110,6 +139,91 @@ const speedRow = object<SpeedRow>({
   stepMs: measured,
   prefillTokensPerSecond: measured,
   speedup: measured,
+});
+
+const figures = listOf(object<Figure>({ id: text, name: text, formula: text, source, figure: measured }));
+
+const speedCell = object<SpeedCell>({
+  id: text,
+  engine: text,
+  scenario: text,
+  concurrency: integer,
+  decoding: text,
+  speculation: flag,
+  rule: text,
+  blockSize: integer,
+  headline: flag,
+  window: object({
+    seconds: number,
+    longestSeconds: number,
+    processes: integer,
+    freshProcesses: flag,
+    sessions: integer,
+    rounds: integer,
+    tokens: integer,
+    prompts: integer,
+  }),
+  warmup: object({ criterion: text, steady: integer, of: integer }),
+  correctness: object({
+    outcome: oneOf(
+      'consistent',
+      'refuted',
+      'inconclusive',
+      'not testable here',
+      'internally inconsistent',
+      'no verdict',
+    ),
+    evidence: text,
+  }),
+  identity: nullable(
+    object({
+      tokensPerSecond: number,
+      acceptanceLength: number,
+      stepMs: number,
+      residual: number,
+      tolerance: number,
+      holds: flag,
+    }),
+  ),
+  peak: nullable(object({ seconds: number, ratio: number, most: number, holds: flag })),
+  invalidBecause: listOf(text),
+  warnings: listOf(warning),
+  figures,
+});
+
+const measurement = object<Measurement>({
+  mode: oneOf('short', 'sustained'),
+  statement: text,
+  cells: listOf(speedCell),
+  comparisons: listOf(
+    object<SpeedComparison>({ scenario: text, concurrency: integer, decoding: text, rule: text, figures }),
+  ),
+  facets: listOf(
+    object<FacetRow>({
+      engine: text,
+      rule: text,
+      decoding: text,
+      facet: oneOf('language', 'thinking', 'context', 'temperature'),
+      value: text,
+      prompts: integer,
+      rounds: integer,
+      rawMicro: measured,
+      keptMicro: measured,
+      source,
+    }),
+  ),
+  absentFacets: listOf(object({ facet: text, reason: text })),
+  checks: listOf(
+    object<HonestyCheck>({
+      id: text,
+      question: text,
+      outcome: oneOf('clear', 'found', 'not checked'),
+      evidence: text,
+    }),
+  ),
+  telemetry: listOf(
+    object({ source: text, devices: integer, readings: integer, hz: number, quantities: listOf(text) }),
+  ),
 });
 
 const engineRow = object<EngineRow>({
@@ -146,7 +260,7 @@ const claimRow = object<ClaimRow>({
 
 const report = object<Report>({
   $schema: text,
-  schema: oneOf(SCHEMA),
+  schema: oneOf(...SCHEMAS),
   run: object({
     id: text,
     title: text,
@@ -166,6 +280,7 @@ const report = object<Report>({
   verdicts: listOf(verdict),
   acceptance: listOf(acceptanceRow),
   speed: listOf(speedRow),
+  measurement: optional(measurement),
   claims: listOf(claimRow),
   warnings: listOf(warning),
   files: listOf(object({ path: text, sha256: text, bytes: integer })),
@@ -180,9 +295,11 @@ export function parseReport(json: string, name: string): Report {
     throw new ReportError(`${name} is not JSON: ${(error as Error).message}`);
   }
   const schema = (value as { schema?: unknown } | null)?.schema;
-  if (schema !== SCHEMA) {
+  if (!SCHEMAS.some((known) => known === schema)) {
     const found = schema === undefined ? 'no schema field' : `schema ${JSON.stringify(schema)}`;
-    throw new ReportError(`${name} cannot be shown: it has ${found}, and this page reads "${SCHEMA}" only`);
+    throw new ReportError(
+      `${name} cannot be shown: it has ${found}, and this page reads ${SCHEMAS.map((known) => `"${known}"`).join(' and ')} only`,
+    );
   }
   try {
     return report(value, 'report');

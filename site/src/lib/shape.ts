@@ -55,6 +55,11 @@ export function nullable<T>(inner: Check<T>): Check<T | null> {
   return (value, at) => (value === null ? null : inner(value, at));
 }
 
+/** A field that may be missing; what is there must fit. */
+export function optional<T>(inner: Check<T>): Check<T> {
+  return (value, at) => (value === undefined ? (value as T) : inner(value, at));
+}
+
 export function listOf<T>(inner: Check<T>): Check<T[]> {
   return (value, at) => {
     if (!Array.isArray(value)) throw new ShapeError(at, 'a list', value);

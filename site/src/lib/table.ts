@@ -25,7 +25,8 @@ export interface DraftCell extends Printed {
 
 export interface DraftGroup {
   readonly title: string;
-  readonly rows: readonly { readonly head: string; readonly cells: readonly DraftCell[] }[];
+  /** `sub`: said under the head in small type, for instance a formula. */
+  readonly rows: readonly { readonly head: string; readonly sub?: string; readonly cells: readonly DraftCell[] }[];
 }
 
 export interface Cell extends Printed {
@@ -41,6 +42,7 @@ export interface Table {
     readonly marks: readonly string[];
     readonly rows: readonly {
       readonly head: string;
+      readonly sub: string | null;
       readonly marks: readonly string[];
       readonly cells: readonly Cell[];
     }[];
@@ -167,6 +169,7 @@ export function finish(
         const ofRow = without(shared(row.cells), everywhere, ofGroup);
         return {
           head: row.head,
+          sub: row.sub ?? null,
           marks: letters.of(ofRow),
           cells: row.cells.map(({ warnings, notes, ...printed }) => ({
             ...printed,

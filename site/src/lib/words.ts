@@ -1,5 +1,5 @@
 /** The page's fixed wording that depends on a value of the report: outcomes, kinds of model, warnings. */
-import type { ClaimRow, Report, Warning } from '../../../harness/report/schema.ts';
+import type { ClaimRow, HonestyCheck, Report, Warning } from '../../../harness/report/schema.ts';
 
 type AnyOutcome = ClaimRow['outcome'];
 
@@ -27,6 +27,19 @@ export const WARNINGS: Readonly<Record<Warning['code'], string>> = {
   'no-correctness-verdict': 'no correctness verdict',
   'dirty-tree': 'dirty tree',
   'repetitive-output': 'repetitive output',
+  'not-steady': 'not steady',
+  throttled: 'throttled',
+  cached: 'cached',
+  'one-process': 'one process',
+  assumed: 'assumed',
+  invalid: 'invalid',
+};
+
+/** What a check of honesty came to, by mark, word and colour. */
+export const CHECKS: Readonly<Record<HonestyCheck['outcome'], { mark: string; tone: string }>> = {
+  clear: { mark: '\u25cf', tone: 'consistent' },
+  found: { mark: '\u2715', tone: 'refuted' },
+  'not checked': { mark: '\u25cb', tone: 'none' },
 };
 
 interface KindWords {

@@ -5,7 +5,14 @@ import type { Engine } from '../../../harness/engine.ts';
 import { LIES, type Lie, lyingEngine } from '../../../harness/engines/liars.ts';
 import { exitCodeOf } from '../../../harness/report/build.ts';
 import type { Measured, Report } from '../../../harness/report/schema.ts';
-import { ACCEPTANCE, STEP_NS, scriptedAudit, scriptedPrompts, withDirectory } from '../../support/scripted-audit.ts';
+import {
+  ACCEPTANCE,
+  SMALL_PLAN,
+  STEP_NS,
+  scriptedAudit,
+  scriptedPrompts,
+  withDirectory,
+} from '../../support/scripted-audit.ts';
 
 function outcome(report: Report, id: string): string {
   const verdict = report.verdicts.find((entry) => entry.id === id);
@@ -33,6 +40,8 @@ describe('a truthful engine', () => {
         ['match', 'consistent'],
         ['coupled', 'consistent'],
         ['reject', 'consistent'],
+        ['timings', 'consistent'],
+        ['timed-output', 'consistent'],
       ]);
       expect(exitCodeOf(report.verdicts)).toBe(0);
       for (const verdict of report.verdicts) expect(verdict.wouldHaveCaught).toMatch(/\w/);
@@ -45,7 +54,12 @@ describe('a truthful engine', () => {
       const { report } = await scriptedAudit({
         directory: join(directory, 'run'),
         prompts: scriptedPrompts(40),
-        plan: { tokens: 120, stopIds: [], lawSeeds: 1, speedPromptsPerScenario: 8, speedTokens: 60 },
+        plan: {
+          tokens: 120,
+          stopIds: [],
+          lawSeeds: 1,
+          speed: { ...SMALL_PLAN.speed, promptsPerScenario: 8, tokens: 60 },
+        },
       });
       const survivals = ACCEPTANCE.map((_, i) => ACCEPTANCE.slice(0, i + 1).reduce((a, b) => a * b));
       const expected = 1 + survivals.reduce((a, b) => a + b);

@@ -150,7 +150,8 @@ describe('a killed run', () => {
   it('may lack its rows altogether, and is then inconclusive', async () => {
     await withRun(async (run) => {
       markKilled(run);
-      for (const file of ['sessions.jsonl', 'rounds.jsonl', 'faults.jsonl']) rmSync(join(run, `${file}.gz`));
+      for (const file of ['sessions.jsonl', 'rounds.jsonl', 'faults.jsonl', 'timings.jsonl'])
+        rmSync(join(run, `${file}.gz`));
       const outcomes = (await judgeDirectory(run)).verdicts.map((verdict) => verdict.outcome);
       expect(new Set(outcomes)).toEqual(new Set(['inconclusive']));
     });

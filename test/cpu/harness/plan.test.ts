@@ -1,7 +1,8 @@
 /** The plan fixes everything beforehand; the word lossless has a subject; the exit code follows from the verdicts. */
 import { describe, expect, it } from 'vitest';
 import { EngineCardRow } from '../../../harness/bundle/rows.ts';
-import { makePlan, sessionCount, tasksOf } from '../../../harness/plan.ts';
+import { cellsOf } from '../../../harness/bundle/shards.ts';
+import { makePlan, sessionCount, speedCellsOf, tasksOf } from '../../../harness/plan.ts';
 import { exitCodeOf } from '../../../harness/report/build.ts';
 import type { Verdict } from '../../../harness/report/schema.ts';
 import { comparability } from '../../../harness/verify/comparability.ts';
@@ -31,12 +32,29 @@ describe('the plan', () => {
     expect(seeds.length).toBe(sessionCount(phase('reject')));
   });
 
-  it('times A B B A, one session at a time', () => {
-    const tasks = tasksOf(plan, phase('speed'));
-    expect(tasks.slice(0, 4).map((task) => task.arm)).toEqual(['plain', 'speculative', 'speculative', 'plain']);
-    expect(phase('speed').concurrency).toBe(1);
-    const scenarios = tasks.map((task) => rows.find((row) => row.id === task.prompt)!.scenario);
-    expect(new Set(scenarios)).toEqual(new Set(['coding', 'chat']));
+  it('times A B B A in processes of their own, each scenario a cell, warm on prompts that are not timed', () => {
+    const { speed } = plan;
+    expect(speed!.order).toEqual(['plain', 'speculative', 'speculative', 'plain']);
+    expect(speed!.cells.map((cell) => cell.id)).toEqual(['coding/c1', 'chat/c1']);
+    for (const cell of speed!.cells) {
+      const all = [...cell.prompts, ...cell.warmupPrompts, ...cell.probePrompts];
+      expect(new Set(all).size).toBe(all.length);
+      expect(cell.prompts).toHaveLength(SMALL_PLAN.speed.promptsPerScenario);
+      expect(cell.warmupPrompts.length).toBeGreaterThan(0);
+      for (const id of all) expect(rows.find((row) => row.id === id)!.scenario).toBe(cell.scenario);
+    }
+    expect(plan.phases.map((entry) => entry.test)).not.toContain('speed');
+  });
+
+  it('deals every cell to exactly one shard, whole', () => {
+    for (const of of [1, 2, 3, 7]) {
+      const dealt = Array.from({ length: of }, (_, i) => speedCellsOf(plan, { index: i + 1, of })).flat();
+      expect(dealt.sort()).toEqual(plan.speed!.cells.map((cell) => cell.id).sort());
+      const cells = Array.from({ length: of }, (_, i) => [...cellsOf(plan, { index: i + 1, of })]).flat();
+      expect(new Set(cells).size).toBe(cells.length);
+      expect(cells).toHaveLength(plan.phases.reduce((sum, entry) => sum + entry.prompts.length, 0));
+    }
+    expect(speedCellsOf(plan, null)).toHaveLength(2);
   });
 
   it('names sessions uniquely, and keeps law prompts apart from the suites', () => {

@@ -35,8 +35,8 @@ describe('a report the page refuses, in one sentence with the place', () => {
     ['no JSON', '{"schema": ', /^r\.json is not JSON: /],
     ['no object', '[]', /no schema field/],
     ['null', 'null', /no schema field/],
-    ['no schema', '{}', /no schema field, and this page reads "kilotoken\/report@1" only/],
-    ['another version', broken(['schema'], 'kilotoken/report@2'), /schema "kilotoken\/report@2", and this page reads/],
+    ['no schema', '{}', /no schema field, and this page reads "kilotoken\/report@1" and "kilotoken\/report@2" only/],
+    ['another version', broken(['schema'], 'kilotoken/report@3'), /schema "kilotoken\/report@3", and this page reads/],
     ['a missing field', broken(['run', 'commit'], undefined), /report\.run\.commit: expected a text, got nothing/],
     [
       'a number as text',
