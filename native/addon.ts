@@ -8,7 +8,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import type { AttentionPlan, LayerPlan, TensorRecord } from './checkpoint/index.ts';
-import { EnvironmentError, InputError, LogitsError } from './errors.ts';
+import { DeviceError, EnvironmentError, InputError, LogitsError } from './errors.ts';
 
 export type Activations = 'bf16' | 'fp8';
 
@@ -114,6 +114,37 @@ export interface NativeModel {
   close(): void;
 }
 
+/** A slice of pro-synthetic, as core/synthetic.h makes it. */
+export interface NativeSynthetic {
+  /** Unsigned 64-bit, decimal. */
+  readonly seed: string;
+  readonly layers: number;
+  readonly fp8Experts: boolean;
+  readonly rank: number;
+  readonly ranks: number;
+  readonly maxContext: number;
+  readonly activations: Activations;
+}
+
+/** The GPU as the CUDA runtime finds it; versions are 1000 * major + 10 * minor, memory in bytes. */
+export interface GpuReport {
+  /** Why nothing can run here; empty when something can. */
+  readonly lack: string;
+  readonly name: string;
+  readonly capability: string;
+  readonly driverCuda: number;
+  readonly runtimeCuda: number;
+  readonly memory: number;
+  readonly freeMemory: number;
+}
+
+/** What the addon with the CUDA engines has besides. */
+export interface CudaAddon extends Addon {
+  gpu(): GpuReport;
+  loadReference(checkpoint: NativeCheckpoint): Promise<NativeModel>;
+  loadSyntheticReference(synthetic: NativeSynthetic): Promise<NativeModel>;
+}
+
 export interface Addon {
   load(checkpoint: NativeCheckpoint): Promise<NativeModel>;
   loadToy(toy: NativeToy): Promise<NativeModel>;
@@ -127,18 +158,27 @@ export interface Addon {
 const loaded = new Map<string, Addon>();
 const digests = new Map<string, Promise<string>>();
 
-function built(places: readonly string[], make: string): string {
+function built(places: readonly string[], make: string, lack = 'the native addon is not built'): string {
   const found = places
     .flatMap((place) => [`../${place}`, `../../${place}`])
     .map((place) => fileURLToPath(new URL(place, import.meta.url)))
     .find(existsSync);
-  if (found === undefined) throw new EnvironmentError(`the native addon is not built; run \`${make}\``);
+  if (found === undefined) throw new EnvironmentError(`${lack}; run \`${make}\``);
   return found;
 }
 
 /** Path of the compiled addon, whether this file runs from native/ or from dist/native/. Throws EnvironmentError. */
 export function addonFile(): string {
   return built(['build/Release/kilotoken.node'], 'npm run setup');
+}
+
+/** Path of the addon with the CUDA engines. Throws EnvironmentError. */
+export function cudaAddonFile(): string {
+  return built(
+    ['build/Release/kilotoken_cuda.node'],
+    'npm run setup',
+    'the CUDA engines are not built (that needs nvcc)',
+  );
 }
 
 /** Path of the addon with known mistakes compiled in, for testing tests. Throws EnvironmentError. */
@@ -170,7 +210,7 @@ export function addonDigest(file: string = addonFile()): Promise<string> {
   return made;
 }
 
-/** Runs `call`; a fault of the addon leaves as InputError, EnvironmentError or LogitsError. */
+/** Runs `call`; a fault of the addon leaves as InputError, EnvironmentError, LogitsError or DeviceError. */
 export async function callAddon<T>(call: () => T | Promise<T>): Promise<T> {
   try {
     return await call();
@@ -179,6 +219,7 @@ export async function callAddon<T>(call: () => T | Promise<T>): Promise<T> {
     if (code === 'KILOTOKEN_INPUT') throw new InputError(message);
     if (code === 'KILOTOKEN_ENVIRONMENT') throw new EnvironmentError(message);
     if (code === 'KILOTOKEN_LOGITS') throw new LogitsError(message);
+    if (code === 'KILOTOKEN_DEVICE') throw new DeviceError(message);
     throw error;
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The two failures this side reports in one line instead of a stack trace. They carry the same `name` as the harness's own
+ * The failures this side reports in one line instead of a stack trace. They carry the same `name` as the harness's own
  * classes; the command line recognises them by that name, so that neither side imports the other.
  */
 
@@ -16,6 +16,11 @@ export class EnvironmentError extends Error {
 /** The model computed a row that no law can be made of: a NaN or infinite logit, or no token at all. Not the caller's fault. */
 export class LogitsError extends Error {
   override readonly name = 'LogitsError';
+}
+
+/** A GPU faulted or did not answer in time. The process can use it no more. Exit code 70. */
+export class DeviceError extends Error {
+  override readonly name = 'DeviceError';
 }
 
 /**

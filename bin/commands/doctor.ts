@@ -36,6 +36,7 @@ async function run(options: { readonly json?: boolean; readonly require?: 'gpu' 
     memory(),
     cuda(),
     gpu(options.require === 'gpu'),
+    await cudaEngines(options.require === 'gpu'),
     ...(await checkpoints()),
   ];
   const missing = findings.filter((finding) => finding.state === 'missing');
@@ -44,7 +45,7 @@ async function run(options: { readonly json?: boolean; readonly require?: 'gpu' 
     for (const { name, state, detail, remedy } of findings) {
       const style = { ok: 'green', absent: 'dim', missing: 'red' } as const;
       print(
-        `${paint(style[state], state.padEnd(8))}${name.padEnd(12)}${detail}${remedy === null ? '' : ` -> ${remedy}`}`,
+        `${paint(style[state], state.padEnd(8))}${name.padEnd(14)}${detail}${remedy === null ? '' : ` -> ${remedy}`}`,
       );
     }
   }
@@ -125,6 +126,32 @@ function gpu(required: boolean): Finding {
   const detail = 'nvidia-smi finds none';
   if (!required) return { name: 'gpu', state: 'absent', detail: `${detail}; the CPU engine needs none`, remedy: null };
   return { name: 'gpu', state: 'missing', detail, remedy: 'a GPU and its driver (package nvidia-driver)' };
+}
+
+/** Whether engines can run on the GPU: what the CUDA runtime of this build finds. */
+async function cudaEngines(required: boolean): Promise<Finding> {
+  const name = 'cuda engines';
+  const state = required ? 'missing' : 'absent';
+  try {
+    const { gpuReport } = await import('../../native/engines.ts');
+    const { lack, name: device, capability, memory, freeMemory, driverCuda, runtimeCuda } = gpuReport();
+    const version = (number: number): string => `${Math.floor(number / 1000)}.${Math.floor((number % 1000) / 10)}`;
+    const build = `built with CUDA ${version(runtimeCuda)}`;
+    if (lack !== '')
+      return { name, state, detail: `${build}; ${lack}`, remedy: required ? 'a Hopper GPU and its driver' : null };
+    const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1);
+    return found(
+      name,
+      `${build}; ${device}, compute capability ${capability}, ${gib(freeMemory)} of ${gib(memory)} GiB free, driver for CUDA ${version(driverCuda)}`,
+    );
+  } catch (error) {
+    return {
+      name,
+      state,
+      detail: (error as Error).message.split('\n')[0]!,
+      remedy: required ? 'nvcc, then npm run setup' : null,
+    };
+  }
 }
 
 /** Every folder two levels below checkpoints/ that holds a config.json. */

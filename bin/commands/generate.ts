@@ -1,18 +1,22 @@
 /** `kilotoken generate`: one prompt, its text streamed to stdout, the figures of the run on stderr. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import { InputError, type Round, type VerificationRule } from '../../harness/engine.ts';
 import { Prompt } from '../../harness/suite/prompt.ts';
 import { loadTokenizer, type Tokenizer } from '../../harness/suite/tokenizer.ts';
+import type { SyntheticChoice } from '../../native/engines.ts';
 import { EXIT } from '../support/exit.ts';
 import { onInterrupt } from '../support/interrupt.ts';
-import { type Activations, loadModel, NANO } from '../support/model.ts';
+import { type Activations, type EngineName, engineOption, loadModel, modelOption, NANO } from '../support/model.ts';
 import { activationsOption, realNumber, ruleOption, seed, wholeNumber } from '../support/options.ts';
 import { note } from '../support/output.ts';
 
 interface Options {
   readonly checkpoint: string;
+  readonly engine: EngineName;
+  readonly model?: SyntheticChoice;
+  readonly ids?: readonly number[];
   readonly prompt?: string;
   readonly messages?: string;
   readonly raw?: boolean;
@@ -27,12 +31,30 @@ interface Options {
   readonly activations?: Activations;
 }
 
+interface TokenStream {
+  next(ids: readonly number[]): string;
+  end(): string;
+}
+
+/** Throws InvalidArgumentError. */
+function tokenIds(text: string): number[] {
+  if (!/^\d{1,9}(,\d{1,9})*$/.test(text)) throw new InvalidArgumentError('It must be whole numbers with commas.');
+  return text.split(',').map(Number);
+}
+
 export function generateCommand(program: Command): void {
   program
     .command('generate')
     .description('decode one prompt and print its text')
     .option('--checkpoint <dir>', 'checkpoint directory', join(NANO, 'fp4'))
+    .addOption(modelOption())
+    .addOption(engineOption())
     .option('--prompt <text>', 'a user message')
+    .option(
+      '--ids <list>',
+      'the prompt as token ids, with commas; prints ids. The only prompt pro-synthetic takes',
+      tokenIds,
+    )
     .option('--messages <file>', 'JSON: an array of messages, or {"messages":[...],"tools":[...]}')
     .option('--raw', 'take --prompt as plain text, without the chat template')
     .option('--max-tokens <n>', 'most tokens to generate', wholeNumber(1), 256)
@@ -52,13 +74,15 @@ export function generateCommand(program: Command): void {
 }
 
 async function run(options: Options): Promise<void> {
-  if ((options.prompt === undefined) === (options.messages === undefined)) {
-    throw new InputError('give either --prompt or --messages');
-  }
+  const given = [options.prompt, options.messages, options.ids].filter((prompt) => prompt !== undefined);
+  if (given.length !== 1) throw new InputError('give one of --prompt, --messages and --ids');
   if (options.raw && options.prompt === undefined) throw new InputError('--raw goes with --prompt');
-  const tokenizer = await loadTokenizer(options.checkpoint);
-  const ids = encodePrompt(options, tokenizer);
-  const model = await loadModel(options.checkpoint, options.activations);
+  if (options.model !== undefined && options.ids === undefined) {
+    throw new InputError('pro-synthetic has no tokenizer: give its prompt with --ids');
+  }
+  const tokenizer = options.model === undefined ? await loadTokenizer(options.checkpoint) : null;
+  const ids = options.ids ?? encodePrompt(options, tokenizer!);
+  const model = await loadModel(options.checkpoint, options.activations, options.engine, options.model);
   try {
     const drafted = model.checkpoint.draft?.blockSize ?? 1;
     const block = options.block ?? drafted;
@@ -73,10 +97,10 @@ async function run(options: Options): Promise<void> {
       topP: options.topP,
       topK: options.topK,
       maxTokens: options.maxTokens,
-      stopIds: tokenizer.stopIds,
+      stopIds: tokenizer?.stopIds ?? [],
     });
     const { signal, restore } = onInterrupt();
-    const stream = textStream(tokenizer);
+    const stream = options.ids === undefined ? textStream(tokenizer!) : idStream();
     const rounds: Round[] = [];
     for (;;) {
       const round = await session.step();
@@ -123,8 +147,21 @@ function readMessages(path: string): object {
   throw new InputError(`${path}: expected an array of messages or an object with messages and tools`);
 }
 
+/** Ids of a growing token sequence, with commas. */
+function idStream(): TokenStream {
+  let first = true;
+  return {
+    next(ids) {
+      const text = ids.map((id, i) => `${first && i === 0 ? '' : ','}${id}`).join('');
+      first &&= ids.length === 0;
+      return text;
+    },
+    end: () => '',
+  };
+}
+
 /** Text of a growing token sequence. What may still change, an unfinished character, is held back. */
-function textStream(tokenizer: Tokenizer): { next(ids: readonly number[]): string; end(): string } {
+function textStream(tokenizer: Tokenizer): TokenStream {
   const all: number[] = [];
   let printed = '';
   const upTo = (text: string): string => {

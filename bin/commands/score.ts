@@ -1,12 +1,16 @@
 /** `kilotoken score`: teacher-forced log-probabilities, a window for outside checks. */
 import type { Command } from 'commander';
+import { InputError } from '../../harness/engine.ts';
+import type { SyntheticChoice } from '../../native/engines.ts';
 import { checkTopK, readCases } from '../support/cases.ts';
-import { type Activations, loadModel } from '../support/model.ts';
+import { type Activations, type EngineName, engineOption, loadModel, modelOption } from '../support/model.ts';
 import { activationsOption, wholeNumber } from '../support/options.ts';
 import { print, table } from '../support/output.ts';
 
 interface Options {
-  readonly checkpoint: string;
+  readonly checkpoint?: string;
+  readonly engine: EngineName;
+  readonly model?: SyntheticChoice;
   readonly tokens: string;
   readonly topK: number;
   readonly json?: boolean;
@@ -17,7 +21,9 @@ export function scoreCommand(program: Command): void {
   program
     .command('score')
     .description('teacher-forced log-probabilities (natural logarithm) of token sequences')
-    .requiredOption('--checkpoint <dir>', 'checkpoint directory')
+    .option('--checkpoint <dir>', 'checkpoint directory')
+    .addOption(modelOption())
+    .addOption(engineOption())
     .requiredOption('--tokens <file>', '{"cases":[{"ids":[...]},...]}, or - for stdin')
     .option('--top-k <n>', 'candidates to list at each position', wholeNumber(1), 10)
     .addOption(activationsOption())
@@ -26,7 +32,10 @@ export function scoreCommand(program: Command): void {
 }
 
 async function run(options: Options): Promise<void> {
-  const model = await loadModel(options.checkpoint, options.activations);
+  if ((options.checkpoint === undefined) === (options.model === undefined)) {
+    throw new InputError('give either --checkpoint or --model');
+  }
+  const model = await loadModel(options.checkpoint ?? '', options.activations, options.engine, options.model);
   try {
     const { vocab, maxContext } = model.checkpoint;
     const cases = readCases(options.tokens, { vocab, maxContext, leastIds: 1 });

@@ -1,10 +1,11 @@
 /** `kilotoken verify`: the gate for an engine, this repository's own or a plug-in (docs/engines.md). */
-import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
-import { InputError, type VerificationRule } from '../../harness/engine.ts';
+import { type EngineCard, InputError, type VerificationRule } from '../../harness/engine.ts';
 import { type EngineSource, isPlugin, openPlugin } from '../../harness/engines/plugin.ts';
 import { DEFAULT_LIMITS } from '../../harness/engines/transport.ts';
+import { type AcceptanceFloor, readFloor } from '../../harness/gate/acceptance.ts';
 import type { Budget, GateName } from '../../harness/gate/budget.ts';
 import { EvidenceRecord } from '../../harness/gate/evidence.ts';
 import { runGate } from '../../harness/gate/gate.ts';
@@ -12,12 +13,17 @@ import type { GatePrompt } from '../../harness/gate/observer.ts';
 import { annotations, junit, markdown, plainLines } from '../../harness/gate/report.ts';
 import { exitCodeOf, type GateResult } from '../../harness/gate/result.ts';
 import { onInterrupt } from '../support/interrupt.ts';
-import { type Activations, loadModel, NANO } from '../support/model.ts';
+import { type Activations, type EngineName, loadModel, NANO } from '../support/model.ts';
 import { activationsOption, realNumber, seed, wholeNumber } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
+import { ROOT } from '../support/repository.ts';
 
-/** Built-in engines, by name. */
+/** Built-in engines, by name, and where each runs its target. */
 const NANO_CPU = 'nano-cpu';
+const BUILT_IN: Readonly<Record<string, EngineName>> = { [NANO_CPU]: 'cpu', 'reference-cuda': 'reference-cuda' };
+const BUILT_IN_NAMES = Object.keys(BUILT_IN).join(', ');
+/** The gate's own results on the nano checkpoints, kept as what later builds must hold. */
+const NANO_ACCEPTANCE = join(ROOT, 'results/calibration/acceptance.json');
 const RULES: readonly VerificationRule[] = ['match', 'coupled', 'reject'];
 
 /** Rules share the minute of a gate: equality and replay decide most, toys show what nano's rows are too alike for. */
@@ -37,6 +43,7 @@ interface Options {
   readonly prompts?: string;
   readonly seed: string;
   readonly tokens?: number;
+  readonly acceptance?: string;
   readonly evidence?: string;
   readonly junit?: string;
   readonly summary?: string;
@@ -49,11 +56,11 @@ export function verifyCommand(program: Command): void {
   program
     .command('verify')
     .description('gate for an engine: is its interface kept, does speculation change what it emits?')
-    .requiredOption('--engine <engine>', `${NANO_CPU}, a module ./my-engine.mjs, or 'cmd:python3 my_engine.py'`)
+    .requiredOption('--engine <engine>', `${BUILT_IN_NAMES}, a module ./my-engine.mjs, or 'cmd:python3 my_engine.py'`)
     .option('--baseline <engine>', "compare with this engine instead of the engine's own plain mode")
     .addOption(new Option('--gate <gate>', 'how much to look at').choices(['pr', 'nightly']).default('pr'))
-    .addOption(new Option('--rule <rule>', `rule of ${NANO_CPU}`).choices([...RULES, 'all']).default('all'))
-    .option('--checkpoint <dir>', `checkpoint of ${NANO_CPU}`, join(NANO, 'fp4'))
+    .addOption(new Option('--rule <rule>', 'rule of a built-in engine').choices([...RULES, 'all']).default('all'))
+    .option('--checkpoint <dir>', 'checkpoint of a built-in engine', join(NANO, 'fp4'))
     .addOption(activationsOption())
     .option('--prompts <file>', 'token ids: {"cases":[{"ids":[...]},...]} (default: random ids)')
     .option('--seed <n>', 'seed of everything that is drawn', seed, '1')
@@ -61,6 +68,7 @@ export function verifyCommand(program: Command): void {
     .option('--evidence <dir>', 'append-only record: runs of one build add up, and a refutation stays')
     .option('--junit <file>', 'write JUnit XML')
     .option('--summary <file>', 'append a Markdown summary')
+    .option('--acceptance <file>', 'earlier --json of this command: the acceptance must not have fallen below it')
     .option('--json', 'print one JSON document')
     .option('--step-timeout <seconds>', 'longest wait for one answer', realNumber(0, 3600, true), 30)
     .option('--row-tolerance <distance>', 'total variation distance allowed between rows', realNumber(0, 1), 1e-6)
@@ -70,8 +78,10 @@ export function verifyCommand(program: Command): void {
 async function run(options: Options): Promise<void> {
   const stepMs = options.stepTimeout * 1000;
   const prompts = options.prompts === undefined ? null : readPrompts(options.prompts);
+  // What is wrong with the file is said before anything runs.
+  if (options.acceptance !== undefined) readFloor(options.acceptance, 'reject', null);
   const record = options.evidence === undefined ? null : new EvidenceRecord(options.evidence);
-  const rules = options.engine === NANO_CPU && options.rule === 'all' ? RULES : [options.rule];
+  const rules = Object.hasOwn(BUILT_IN, options.engine) && options.rule === 'all' ? RULES : [options.rule];
   const { signal, restore } = onInterrupt();
   const results: GateResult[] = [];
   const sources: EngineSource[] = [];
@@ -94,6 +104,7 @@ async function run(options: Options): Promise<void> {
           stepMs,
           rowTolerance: options.rowTolerance,
           record,
+          acceptance: (card) => floorOf(card, named, options),
           signal,
           progress: note,
           budget: {
@@ -126,16 +137,33 @@ function report(results: readonly GateResult[], options: Options): void {
 
 async function sourceOf(text: string, rule: VerificationRule, options: Options): Promise<EngineSource> {
   if (isPlugin(text)) return openPlugin(text, { ...DEFAULT_LIMITS, answerMs: options.stepTimeout * 1000 });
-  if (text !== NANO_CPU) {
-    throw new InputError(`${text}: neither ${NANO_CPU}, nor a .mjs module, nor cmd: with a command`);
+  const engine = Object.hasOwn(BUILT_IN, text) ? BUILT_IN[text] : undefined;
+  if (engine === undefined) {
+    throw new InputError(`${text}: neither ${BUILT_IN_NAMES}, nor a .mjs module, nor cmd: with a command`);
   }
-  const model = await loadModel(options.checkpoint, options.activations);
+  const model = await loadModel(options.checkpoint, options.activations, engine);
   return {
-    name: NANO_CPU,
+    name: text,
     open: async ({ blockSize }) =>
       model.engine({ rule, replay: true, ...(blockSize === undefined ? {} : { blockSize }) }),
     close: () => model.close(),
   };
+}
+
+/** What the caller states, or for the engine of this repository what was measured on the same weights. */
+function floorOf(
+  card: EngineCard,
+  rule: VerificationRule,
+  { acceptance, engine, prompts }: Options,
+): AcceptanceFloor | null {
+  if (acceptance !== undefined) {
+    const floor = readFloor(acceptance, card.rule, null);
+    if (floor === null) throw new InputError(`${acceptance}: states no acceptance of rule ${card.rule}`);
+    return floor;
+  }
+  // Measured on the built-in prompts; it says nothing of others.
+  const stated = engine === NANO_CPU && prompts === undefined && existsSync(NANO_ACCEPTANCE);
+  return stated ? readFloor(NANO_ACCEPTANCE, rule, card) : null;
 }
 
 function readPrompts(path: string): GatePrompt[] {

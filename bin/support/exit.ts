@@ -23,6 +23,8 @@ export function explain(error: unknown): { readonly code: number; readonly text:
   if (failure.name === 'InputError') return { code: EXIT.input, text: `error: ${oneLine(failure.message)}` };
   if (failure.name === 'EnvironmentError')
     return { code: EXIT.environment, text: `error: ${oneLine(failure.message)}` };
+  if (failure.name === 'DeviceError')
+    return { code: EXIT.internal, text: `internal error: ${oneLine(failure.message)}` };
   return { code: EXIT.internal, text: `internal error: ${failure.stack ?? failure.message}` };
 }
 

@@ -1,9 +1,10 @@
 /** Loads a checkpoint behind the seam. The addon is loaded only when a command needs it: `doctor` must run without it. */
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { InvalidArgumentError, Option } from 'commander';
 import type { Manifest } from '../../harness/bundle/rows.ts';
 import { InputError } from '../../harness/engine.ts';
-import type { CpuModel } from '../../native/engines.ts';
+import type { LoadedModel, SyntheticChoice } from '../../native/engines.ts';
 import { note } from './output.ts';
 import { ROOT } from './repository.ts';
 
@@ -12,21 +13,93 @@ export type Activations = 'bf16' | 'fp8';
 /** Loading that takes longer than this is announced on stderr. */
 const QUIET_MS = 1_000;
 
-export async function loadModel(directory: string, activations: Activations | undefined): Promise<CpuModel> {
-  if (!existsSync(directory)) throw new InputError(`${directory}: no such checkpoint directory`);
-  const announced = setTimeout(() => note(`Loading ${directory} ...`), QUIET_MS);
+/** Engines of this repository, by the name they are asked for. */
+export const ENGINES = ['cpu', 'reference-cuda'] as const;
+export type EngineName = (typeof ENGINES)[number];
+
+export const engineOption = (): Option =>
+  new Option('--engine <engine>', 'where the target runs (docs/gpu.md)').choices(ENGINES).default('cpu');
+
+/** In the place of --checkpoint. */
+export const modelOption = (): Option =>
+  new Option(
+    '--model <model>',
+    'pro-synthetic:layers=N[,rank=R/N][,experts=fp8][,seed=S][,context=C]: a slice with made-up weights; needs a GPU engine',
+  ).argParser(syntheticChoice);
+
+export async function loadModel(
+  directory: string,
+  activations: Activations | undefined,
+  engine: EngineName = 'cpu',
+  synthetic?: SyntheticChoice,
+): Promise<LoadedModel> {
+  if (synthetic !== undefined && engine === 'cpu') {
+    throw new InputError('--model pro-synthetic is made on a GPU: choose --engine reference-cuda');
+  }
+  if (synthetic === undefined && !existsSync(directory)) {
+    throw new InputError(`${directory}: no such checkpoint directory`);
+  }
+  const what = synthetic === undefined ? directory : syntheticName(synthetic);
+  const announced = setTimeout(() => note(`Loading ${what} ...`), QUIET_MS);
+  const options = activations === undefined ? {} : { activations };
   try {
-    const { CpuModel } = await import('../../native/engines.ts');
-    return await CpuModel.load(directory, activations === undefined ? {} : { activations });
+    const { CpuModel, CudaModel } = await import('../../native/engines.ts');
+    if (synthetic !== undefined) return await CudaModel.synthetic(synthetic, options);
+    return await (engine === 'cpu' ? CpuModel.load(directory, options) : CudaModel.load(directory, options));
   } finally {
     clearTimeout(announced);
   }
 }
 
+/** Throws InvalidArgumentError. */
+export function syntheticChoice(text: string): SyntheticChoice {
+  const [name, list = ''] = text.split(':', 2);
+  if (name !== 'pro-synthetic') throw new InvalidArgumentError('The only such model is pro-synthetic.');
+  const given = new Map(list.split(',').map((part): [string, string] => splitOnce(part)));
+  const take = (key: string, pattern: RegExp, fallback: string): string => {
+    const value = given.get(key) ?? fallback;
+    given.delete(key);
+    if (!pattern.test(value)) throw new InvalidArgumentError(`${key}=${value} is not understood.`);
+    return value;
+  };
+  if (!given.has('layers')) throw new InvalidArgumentError('It must say layers=N.');
+  const layers = take('layers', /^[1-9]\d{0,3}$/, '');
+  const [rank = 0, ranks = 1] = take('rank', /^\d{1,3}\/[1-9]\d{0,2}$/, '0/1')
+    .split('/')
+    .map(Number);
+  const experts = take('experts', /^(mxfp4|fp8)$/, 'mxfp4') as SyntheticChoice['experts'];
+  const seed = take('seed', /^\d{1,19}$/, '1');
+  const maxContext = take('context', /^[1-9]\d{0,6}$/, '32768');
+  const [unknown] = given.keys();
+  if (unknown !== undefined)
+    throw new InvalidArgumentError(`${unknown} is none of layers, rank, experts, seed, context.`);
+  return { layers: Number(layers), rank, ranks, seed, experts, maxContext: Number(maxContext) };
+}
+
+function splitOnce(part: string): [string, string] {
+  const at = part.indexOf('=');
+  return at < 0 ? [part, ''] : [part.slice(0, at), part.slice(at + 1)];
+}
+
+/** A slice as it is asked for. */
+export function syntheticName({ layers, rank, ranks, experts, seed }: SyntheticChoice): string {
+  const parts = [`layers=${layers}`, ...(ranks > 1 ? [`rank=${rank}/${ranks}`] : [])];
+  if (experts === 'fp8') parts.push('experts=fp8');
+  if (seed !== '1') parts.push(`seed=${seed}`);
+  return `pro-synthetic:${parts.join(',')}`;
+}
+
 export const NANO = join(ROOT, 'checkpoints/nano');
 
 /** What to say of the model beside every number. */
-export function modelKind(directory: string): Manifest['model'] {
+export function modelKind(directory: string, synthetic?: SyntheticChoice): Manifest['model'] {
+  if (synthetic !== undefined) {
+    return {
+      kind: 'pro-synthetic',
+      name: syntheticName(synthetic),
+      note: 'Weights that are a function of a seed in the shape of the 1.02 T model: what depends on size is measured on it, its tokens mean nothing.',
+    };
+  }
   const inside = resolve(directory);
   if (inside.startsWith(NANO)) {
     return {
