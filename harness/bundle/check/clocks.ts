@@ -12,14 +12,24 @@ import type { Findings } from './findings.ts';
 const SLACK_NS = 1_000;
 /** Device clocks are read by other means than the host's. */
 const DEVICE_SLACK = { share: 0.01, ns: 20_000 };
-/** Rounds needed before pauses are compared with step times. */
-const PAUSES_NEEDED = 60;
-/** Longer pauses behind longer steps, per nanosecond of step: above this the step times were shortened. */
+/** Pauses of a kind that are needed before they are compared. */
+const PAUSES_NEEDED = 20;
+/** What a nanosecond of step adds to the pause behind it: above this, step times were shortened. */
 const PAUSE_SLOPE = 0.1;
+/** Share of a decode step by which pauses behind decode steps may exceed those behind prefills. */
+const PAUSE_EXCESS = 0.25;
+/** Time between the last round of a phase and its end that is not explained by rounds, faults aside. */
+const TAIL = { share: 0.1, ns: 1e9 };
 
 interface Span {
   from: number;
   to: number;
+}
+
+/** A step and what passed until the next one of its session began. */
+interface Pause {
+  readonly step: number;
+  readonly pause: number;
 }
 
 interface PhaseSum {
@@ -32,11 +42,14 @@ interface PhaseSum {
 export class ClockCheck {
   readonly #findings: Findings;
   readonly #lastEnd = new Map<number, number>();
-  readonly #sessionEnd = new Map<string, { end: number; wall: number }>();
+  readonly #sessionEnd = new Map<string, { end: number; wall: number; prefill: boolean }>();
   readonly #phases = new Map<string, PhaseSum>();
-  readonly #pauses: { step: number; pause: number }[] = [];
+  /** By engine, of phases with one session at a time. */
+  readonly #pauses = new Map<string, { prefill: Pause[]; decode: Pause[] }>();
   readonly #part: (session: SessionRow) => number;
   readonly #alone: ReadonlySet<string>;
+  /** Phases in which a session failed. */
+  readonly #failed = new Set<string>();
   #undated = 0;
 
   /** `part`: from which shard a session is; 0 without shards. `alone`: phases with one session at a time. */
@@ -72,9 +85,16 @@ export class ClockCheck {
     if (before !== undefined) {
       const pause = row.t_ns - before.end;
       if (pause < -SLACK_NS) complain(`it began ${Math.round(-pause)} ns before the round in front of it ended`);
-      if (this.#alone.has(session.phase)) this.#pauses.push({ step: before.wall, pause });
+      if (this.#alone.has(session.phase)) {
+        let pauses = this.#pauses.get(session.engine);
+        if (pauses === undefined) {
+          pauses = { prefill: [], decode: [] };
+          this.#pauses.set(session.engine, pauses);
+        }
+        pauses[before.prefill ? 'prefill' : 'decode'].push({ step: before.wall, pause });
+      }
     }
-    if (row.finish === null) this.#sessionEnd.set(row.session, { end, wall: wallNs });
+    if (row.finish === null) this.#sessionEnd.set(row.session, { end, wall: wallNs, prefill: row.kind === 'prefill' });
     else this.#sessionEnd.delete(row.session);
 
     const key = `${part} ${session.phase}`;
@@ -94,6 +114,7 @@ export class ClockCheck {
       this.#findings.note('clocks', 'rounds of run@1 carry no time of day: their order and pauses cannot be checked');
       return;
     }
+    for (const { row, fault } of run.sessions.values()) if (fault !== null) this.#failed.add(row.phase);
     if (this.#undated > 0) this.#findings.difference('clocks', `${this.#undated} rounds have no t_ns`);
     const parts = manifest.parts?.map((part) => part.shard.index) ?? [0];
     for (const part of parts) this.#finishPart(run, part);
@@ -138,6 +159,14 @@ export class ClockCheck {
       if (sum.from < span.from - SLACK_NS || sum.to > span.to + SLACK_NS) {
         complain(`phase ${phase.id} has rounds outside its events`);
       }
+      if (span.to === Number.POSITIVE_INFINITY && manifest.status === 'complete') {
+        complain(`phase ${phase.id} of a complete run has no phase-end event`);
+      }
+      const tail = span.to - sum.to;
+      const whole = !this.#failed.has(phase.id) && span.to !== Number.POSITIVE_INFINITY;
+      if (whole && tail > Math.max(TAIL.ns, TAIL.share * (span.to - span.from))) {
+        complain(`${tail} ns pass between the last round of phase ${phase.id} and its end`);
+      }
       const length = Math.min(sum.to, span.to) - Math.max(sum.from, span.from);
       if (sum.wallNs > phase.concurrency * length * (1 + 1e-6) + SLACK_NS) {
         complain(
@@ -159,20 +188,37 @@ export class ClockCheck {
   }
 
   #comparePauses(): void {
-    if (this.#pauses.length < PAUSES_NEEDED) return;
-    const sorted = [...this.#pauses].sort((a, b) => a.step - b.step);
-    const third = Math.floor(sorted.length / 3);
-    const [short, long] = [sorted.slice(0, third), sorted.slice(-third)];
-    const rise = median(long.map((entry) => entry.step)) - median(short.map((entry) => entry.step));
-    if (!(rise > 0)) return;
-    const slope = (median(long.map((entry) => entry.pause)) - median(short.map((entry) => entry.pause))) / rise;
-    if (slope > PAUSE_SLOPE) {
-      this.#findings.difference(
-        'clocks',
-        `pauses grow with the steps in front of them, by ${slope.toFixed(2)} ns a ns: step times were shortened`,
-      );
+    for (const [engine, { prefill, decode }] of this.#pauses) {
+      const complain = (text: string): void =>
+        this.#findings.difference('clocks', `engine ${engine}: ${text}: step times were shortened`);
+      const sorted = [...decode].sort((a, b) => a.step - b.step);
+      const third = Math.floor(sorted.length / 3);
+      const groups = [
+        ['decode steps', sorted.slice(0, third), sorted.slice(-third)],
+        ['prefills', decode, prefill],
+      ] as const;
+      for (const [name, short, long] of groups) {
+        if (short.length < PAUSES_NEEDED || long.length < PAUSES_NEEDED) continue;
+        const rise = medianOf(long, 'step') - medianOf(short, 'step');
+        if (rise < 0.05 * medianOf(short, 'step')) continue;
+        const slope = (medianOf(long, 'pause') - medianOf(short, 'pause')) / rise;
+        if (slope > PAUSE_SLOPE) {
+          complain(`pauses grow with the ${name} in front of them, by ${slope.toFixed(2)} ns a ns`);
+          break;
+        }
+      }
+      if (prefill.length < PAUSES_NEEDED || decode.length < PAUSES_NEEDED) continue;
+      const excess = medianOf(decode, 'pause') - medianOf(prefill, 'pause');
+      if (excess > PAUSE_EXCESS * medianOf(decode, 'step')) {
+        complain(`${Math.round(excess)} ns more pass behind a decode step than behind a prefill`);
+      }
     }
   }
+}
+
+function medianOf(pauses: readonly Pause[], key: keyof Pause): number {
+  const values = pauses.map((pause) => pause[key]).sort((a, b) => a - b);
+  return values[Math.floor(values.length / 2)]!;
 }
 
 function ordered(
@@ -197,9 +243,4 @@ function phaseSpans(events: readonly EventRow[]): Map<string, Span> {
     if (event.kind === 'phase-end' && span !== undefined) span.to = event.t_ns;
   }
   return spans;
-}
-
-function median(values: number[]): number {
-  values.sort((a, b) => a - b);
-  return values[Math.floor(values.length / 2)]!;
 }

@@ -6,6 +6,7 @@
  */
 import { generatedTokens } from '../../verify/equality.ts';
 import type { SessionTrace, StoredRun } from '../reader.ts';
+import type { TimingRow } from '../rows.ts';
 import type { Findings } from './findings.ts';
 
 export function checkContinuations(run: StoredRun, findings: Findings): void {
@@ -17,6 +18,10 @@ export function checkContinuations(run: StoredRun, findings: Findings): void {
     const tokens = generatedTokens(trace);
     if (tokens.length > (longest.get(key)?.length ?? -1)) longest.set(key, tokens);
   }
+  for (const { key, arm, row } of timedGreedy(run)) {
+    if (arm !== 'plain') continue;
+    if (row.tokens.length > (longest.get(key)?.length ?? -1)) longest.set(key, row.tokens);
+  }
   const replicas = new Map<string, SessionTrace>();
   for (const trace of traces) {
     if (trace.row.arm !== 'speculative') continue;
@@ -24,13 +29,56 @@ export function checkContinuations(run: StoredRun, findings: Findings): void {
     if (key === null) continue;
     const plain = longest.get(key);
     if (plain !== undefined) checkAccepted(trace, plain, findings);
-    const replicaKey = `${trace.row.engine} ${key}`;
+    const replicaKey = draftKey(run, trace.row.engine, key, trace.row.decoding.seed);
     const other = replicas.get(replicaKey);
     if (other === undefined) replicas.set(replicaKey, trace);
     else {
       compareReplicas(other, trace, findings);
       if (trace.rounds.length > other.rounds.length) replicas.set(replicaKey, trace);
     }
+  }
+  for (const { key, arm, engine, row } of timedGreedy(run)) {
+    const other = arm === 'plain' ? undefined : replicas.get(draftKey(run, engine, key, row.seed));
+    if (other !== undefined) compareTimed(other, row, findings);
+  }
+}
+
+/** Sessions with the same key draft the same. Greedy drafts are drawn with no seed either, unless acceptance is not real. */
+function draftKey(run: StoredRun, engine: string, key: string, seed: string): string {
+  return run.manifest.engines[engine]!.syntheticAcceptance === null ? `${engine} ${key}` : `${engine} ${key} ${seed}`;
+}
+
+type TimedSession = Extract<TimingRow, { kind: 'session' }>;
+
+/** Timed sessions whose text depends on the weights alone, by the same key as sessions of the phases. */
+function timedGreedy(
+  run: StoredRun,
+): { key: string; arm: 'plain' | 'speculative'; engine: string; row: TimedSession }[] {
+  const { speed, stopIds } = run.manifest.plan;
+  if (speed == null || speed.temperature !== 0) return [];
+  return run.timings.flatMap((row) => {
+    if (row.kind !== 'session' || row.fault !== null) return [];
+    const prompt = run.prompts.get(row.prompt);
+    const arm = speed.order[row.segment];
+    if (prompt === undefined || arm === undefined) return [];
+    return [{ key: `${prompt.digest} greedy ${stopIds.join(' ')}`, arm, engine: speed[arm], row }];
+  });
+}
+
+/** A timed session tells how many drafts each round had and accepted, and the tokens; they must be those of its replica. */
+function compareTimed(trace: SessionTrace, row: TimedSession, findings: Findings): void {
+  const rounds = Math.min(trace.rounds.length, row.kept.length);
+  for (let i = 0; i < rounds; i++) {
+    const round = trace.rounds[i]!;
+    const most = Math.min(round.drafted.length, row.drafted[i]!);
+    if (Math.min(round.accepted, most) !== Math.min(row.accepted[i]!, most)) {
+      findings.doubt(
+        'replicas',
+        `session ${trace.row.session} and timed session ${row.ordinal} of segment ${row.segment} decode prompt ${row.prompt} with the same engine, but round ${i} accepts ${round.accepted} drafts in one and ${row.accepted[i]} in the other`,
+      );
+      return;
+    }
+    if (round.committed.length !== row.kept[i]!) return;
   }
 }
 
