@@ -15,7 +15,7 @@ import { addonFile } from '../../native/addon.ts';
 import { EXIT } from '../support/exit.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { machine } from '../support/machine.ts';
-import { type Activations, loadModel, modelKind, NANO } from '../support/model.ts';
+import { type Activations, type EngineName, engineOption, loadModel, modelKind, NANO } from '../support/model.ts';
 import { activationsOption, listOf, realNumber, seed, shard, wholeNumber } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
 import { buildPage } from '../support/page.ts';
@@ -29,6 +29,7 @@ const QUICK_PROMPTS = 8;
 
 interface Options {
   readonly checkpoint: string;
+  readonly engine: EngineName;
   readonly activations?: Activations;
   readonly suite: readonly string[];
   readonly scenario?: readonly string[];
@@ -70,6 +71,7 @@ export function auditCommand(program: Command): void {
       'compare decoding with and without speculation on every prompt; measure acceptance and speed; build the page',
     )
     .option('--checkpoint <dir>', 'checkpoint with its dflash/ draft', join(NANO, 'fp4'))
+    .addOption(engineOption())
     .addOption(activationsOption())
     .option('--suite <path...>', 'folders of suites, or files of known benchmarks', [join(ROOT, 'suites')])
     .option('--scenario <name...>', 'only these scenarios')
@@ -106,7 +108,7 @@ export function auditCommand(program: Command): void {
 
 async function run(options: Options): Promise<void> {
   const startedAt = new Date();
-  const model = await loadModel(options.checkpoint, options.activations);
+  const model = await loadModel(options.checkpoint, options.activations, options.engine);
   try {
     const { draft } = model.checkpoint;
     if (draft === null) {
@@ -161,7 +163,7 @@ async function run(options: Options): Promise<void> {
       startedAt,
       directory,
       segments: segmentsInChildren(
-        { checkpoint: resolve(options.checkpoint), activations: options.activations ?? null },
+        { checkpoint: resolve(options.checkpoint), activations: options.activations ?? null, engine: options.engine },
         block,
       ),
       shard: options.shard ?? null,

@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import type { SegmentRunner } from '../../harness/measure/campaign.ts';
 import { TimingRow } from '../../harness/measure/rows.ts';
 import type { SegmentJob } from '../../harness/measure/timed.ts';
-import type { Activations } from './model.ts';
+import type { Activations, EngineName } from './model.ts';
 import { ROOT } from './repository.ts';
 
 /** How the child is to load the engine; a job of the harness and what the harness does not know. */
@@ -16,13 +16,14 @@ export interface SegmentOrder {
   readonly job: SegmentJob;
   readonly checkpoint: string;
   readonly activations: Activations | null;
+  readonly engine: EngineName;
   readonly blockSize: number;
   /** The start of the run on the monotonic clock, nanoseconds, decimal. */
   readonly origin: string;
 }
 
 export function segmentsInChildren(
-  engine: Pick<SegmentOrder, 'checkpoint' | 'activations'>,
+  engine: Pick<SegmentOrder, 'checkpoint' | 'activations' | 'engine'>,
   block: number,
 ): SegmentRunner {
   return async (job, host) => {

@@ -4,19 +4,24 @@ namespace kilotoken::fp8 {
 
 namespace {
 
-// A block a stored row; a thread sixteen bytes, or four where the shard cuts blocks.
+// A thread sixteen bytes at a time. It walks the shard in steps of the whole grid, as (row, block of the row), without a division.
 __global__ void synthetic_blocks_kernel(uint64_t seed, SyntheticTensor t, uint4* out) {
-  const uint32_t blocks = t.bytes / 16;
-  const uint64_t rows = static_cast<uint64_t>(t.groups) * t.rows;
-  for (uint64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const uint32_t first = t.whole_word(row * (t.bytes / 4)) / 4;
-    for (uint32_t i = threadIdx.x; i < blocks; i += blockDim.x) {
-      const PhiloxWords w = synthetic_block(seed, t, first + i);
-      out[row * blocks + i] = make_uint4(w.x[0], w.x[1], w.x[2], w.x[3]);
-    }
+  const uint32_t row_blocks = t.bytes / 16, whole_row_blocks = t.whole_bytes / 16, first_block = t.first_byte / 16;
+  const uint32_t rows = t.groups * t.rows, threads = gridDim.x * blockDim.x, thread = blockIdx.x * blockDim.x + threadIdx.x;
+  const uint32_t down = threads / row_blocks, across = threads % row_blocks;
+  uint32_t row = thread / row_blocks, column = thread % row_blocks;
+  while (row < rows) {
+    const uint32_t group = t.groups == 1 ? 0 : row / t.rows;
+    const uint32_t whole_row = group * t.whole_rows + t.first_row + (row - group * t.rows);
+    const PhiloxWords w = synthetic_block(seed, t, whole_row * whole_row_blocks + first_block + column);
+    out[static_cast<uint64_t>(row) * row_blocks + column] = make_uint4(w.x[0], w.x[1], w.x[2], w.x[3]);
+    row += down;
+    column += across;
+    if (column >= row_blocks) column -= row_blocks, ++row;
   }
 }
 
+// A thread a word, where the shard cuts blocks.
 __global__ void synthetic_words_kernel(uint64_t seed, SyntheticTensor t, uint32_t* out) {
   const uint64_t words = t.size() / 4, threads = static_cast<uint64_t>(gridDim.x) * blockDim.x;
   for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += threads) out[i] = synthetic_word(seed, t, i);
@@ -27,8 +32,7 @@ __global__ void synthetic_words_kernel(uint64_t seed, SyntheticTensor t, uint32_
 void synthetic_fill(uint64_t seed, const SyntheticTensor& t, void* out, cudaStream_t stream) {
   constexpr unsigned kBlocks = 132 * 16;
   if (t.blockwise()) {
-    const unsigned threads = t.bytes / 16 < 256 ? (t.bytes / 16 + 31) / 32 * 32 : 256;
-    synthetic_blocks_kernel<<<kBlocks, threads, 0, stream>>>(seed, t, static_cast<uint4*>(out));
+    synthetic_blocks_kernel<<<kBlocks, 256, 0, stream>>>(seed, t, static_cast<uint4*>(out));
   } else {
     synthetic_words_kernel<<<kBlocks, 256, 0, stream>>>(seed, t, static_cast<uint32_t*>(out));
   }
