@@ -1,9 +1,11 @@
 /**
  * The record of every gate run that was started, append-only: a line when a run starts, a line when it ends. Runs of one
  * build multiply into the same e-values and a refutation stays, so running again until it is green does not work. Each
- * line carries the digest of the line before; a record with a line changed or taken out is refused.
+ * line carries the digest of the line before; a record with a line changed or taken out is refused. A head file beside it holds the
+ * number of lines and the digest of the last, so lines cut off at the end are noticed too. Both files put back together to
+ * an earlier state look like that earlier state: who must exclude this keeps the head that a run prints and asks for it.
  */
-import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { digestOf } from '../bundle/digests.ts';
@@ -11,6 +13,9 @@ import { type EngineCard, InputError } from '../engine.ts';
 import type { GateResult } from './result.ts';
 
 const FILE = 'evidence.jsonl';
+const HEAD = 'evidence.head.json';
+
+const Head = z.strictObject({ lines: z.int().nonnegative(), last: z.string() });
 
 const Line = z.strictObject({
   before: z.string(),
@@ -42,17 +47,27 @@ export interface Earlier {
 
 export class EvidenceRecord {
   readonly #path: string;
-  readonly #lines: Line[];
-  #last: string;
+  readonly #headPath: string;
+  readonly #lines: Line[] = [];
+  /** Digest after each line. */
+  readonly #digests: string[] = [];
 
-  /** @throws InputError for a record that was tampered with or cannot be read */
-  constructor(directory: string) {
+  /**
+   * @param expected a head that an earlier run printed; the record must hold that state or go on from it
+   * @throws InputError for a record that was tampered with, was cut or cannot be read
+   */
+  constructor(directory: string, expected: string | null = null) {
     mkdirSync(directory, { recursive: true });
     this.#path = join(directory, FILE);
-    this.#lines = [];
-    this.#last = 'none';
-    if (!existsSync(this.#path)) return;
-    const text = readFileSync(this.#path, 'utf8');
+    this.#headPath = join(directory, HEAD);
+    if (existsSync(this.#path)) this.#read(readFileSync(this.#path, 'utf8'));
+    this.#checkHead();
+    if (expected !== null && expected !== this.#digestAt(0) && !this.#digests.includes(expected)) {
+      throw new InputError(`${this.#path}: the state ${expected} is not in it; it was cut, or it is another record`);
+    }
+  }
+
+  #read(text: string): void {
     text.split('\n').forEach((raw, i) => {
       if (raw === '') return;
       let line: Line;
@@ -61,12 +76,44 @@ export class EvidenceRecord {
       } catch {
         throw new InputError(`${this.#path}: line ${i + 1} is damaged; a record of evidence is never repaired`);
       }
-      if (line.before !== this.#last) {
+      if (line.before !== this.head) {
         throw new InputError(`${this.#path}: line ${i + 1} does not follow the line before; the record was changed`);
       }
       this.#lines.push(line);
-      this.#last = digestOf(line);
+      this.#digests.push(digestOf(line));
     });
+  }
+
+  /** The head is written after the line, so a run that is killed in between leaves a record longer than it, never shorter. */
+  #checkHead(): void {
+    if (!existsSync(this.#headPath)) {
+      if (this.#lines.length === 0) return;
+      throw new InputError(`${this.#headPath} is missing: whether lines were cut off cannot be told`);
+    }
+    let head: z.infer<typeof Head>;
+    try {
+      head = Head.parse(JSON.parse(readFileSync(this.#headPath, 'utf8')));
+    } catch {
+      throw new InputError(`${this.#headPath} is damaged; a record of evidence is never repaired`);
+    }
+    if (head.lines > this.#lines.length) {
+      const cut = head.lines - this.#lines.length;
+      throw new InputError(`${this.#path}: ${cut} lines were cut off at the end; started runs are never discarded`);
+    }
+    if (this.#digestAt(head.lines) !== head.last) {
+      throw new InputError(
+        `${this.#path}: line ${head.lines} is not the one that ${HEAD} names; the record was changed`,
+      );
+    }
+  }
+
+  #digestAt(lines: number): string {
+    return lines === 0 ? 'none' : this.#digests[lines - 1]!;
+  }
+
+  /** Digest of the last line: `none` without any. Names the whole record up to here. */
+  get head(): string {
+    return this.#digestAt(this.#digests.length);
   }
 
   earlier(build: string): Earlier {
@@ -92,7 +139,7 @@ export class EvidenceRecord {
   }
 
   started(line: { build: string; run: number; seed: string; engine: string }): void {
-    this.#append({ ...line, before: this.#last, event: 'started', at: new Date().toISOString() });
+    this.#append({ ...line, before: this.head, event: 'started', at: new Date().toISOString() });
   }
 
   ended(result: GateResult, build: string, evidence: string, earnings: Earnings): void {
@@ -105,7 +152,7 @@ export class EvidenceRecord {
       ]),
     );
     this.#append({
-      before: this.#last,
+      before: this.head,
       event: 'ended',
       build,
       run,
@@ -121,7 +168,10 @@ export class EvidenceRecord {
   #append(line: Line): void {
     appendFileSync(this.#path, `${JSON.stringify(line)}\n`);
     this.#lines.push(line);
-    this.#last = digestOf(line);
+    this.#digests.push(digestOf(line));
+    const partial = `${this.#headPath}.partial`;
+    writeFileSync(partial, `${JSON.stringify({ lines: this.#lines.length, last: this.head })}\n`);
+    renameSync(partial, this.#headPath);
   }
 }
 

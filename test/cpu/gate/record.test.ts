@@ -90,6 +90,98 @@ describe('evidence', () => {
   });
 });
 
+describe('lines cut off at the end', () => {
+  const path = () => join(directory, 'evidence.jsonl');
+  const headPath = () => join(directory, 'evidence.head.json');
+  const open = (expected?: string) => new EvidenceRecord(directory, expected ?? null);
+  const cutTo = (count: number) =>
+    writeFileSync(
+      path(),
+      lines()
+        .slice(0, count)
+        .map((line) => `${JSON.stringify(line)}\n`)
+        .join(''),
+    );
+
+  it('a failed run cannot be dropped', async () => {
+    await gateOf({ defect: 'M03' }, { record: open() });
+    for (const count of [1, 0]) {
+      cutTo(count);
+      expect(open).toThrow(/cut off at the end/);
+    }
+    rmSync(path());
+    expect(open).toThrow(/cut off at the end/);
+  });
+  it('nor can its head be taken away, replaced or damaged', async () => {
+    const record = open();
+    await gateOf({ defect: 'M03' }, { record });
+    const head = readFileSync(headPath(), 'utf8');
+    rmSync(headPath());
+    expect(open).toThrow(/is missing/);
+    for (const text of ['{', '{"lines":2}', '{"lines":-1,"last":"none"}']) {
+      writeFileSync(headPath(), text);
+      expect(open).toThrow(/is damaged/);
+    }
+    writeFileSync(headPath(), head.replace(record.head, 'sha256:other'));
+    expect(open).toThrow(/is not the one/);
+    writeFileSync(headPath(), head);
+    expect(open().head).toBe(record.head);
+  });
+  it('a run that was killed between line and head is no cut', async () => {
+    await gateOf({}, { record: open() });
+    const [first] = lines();
+    const { before: _, ...rest } = first;
+    expect(rest.event).toBe('started');
+    const head = JSON.parse(readFileSync(headPath(), 'utf8'));
+    writeFileSync(headPath(), JSON.stringify({ lines: 1, last: lines()[1].before }));
+    expect(head.lines).toBe(2);
+    expect(open().head).toBe(head.last);
+  });
+  it('both files put back to an earlier state are seen by who kept the head', async () => {
+    await gateOf({}, { record: open() });
+    const early = [readFileSync(path(), 'utf8'), readFileSync(headPath(), 'utf8')] as const;
+    const record = open();
+    await gateOf({ defect: 'M03' }, { record });
+    const kept = record.head;
+    expect(open(kept).head).toBe(kept);
+    writeFileSync(path(), early[0]);
+    writeFileSync(headPath(), early[1]);
+    expect(() => open()).not.toThrow(); // by itself it looks like the earlier state
+    expect(() => open(kept)).toThrow(/was cut/);
+    rmSync(path());
+    rmSync(headPath());
+    expect(() => open(kept)).toThrow(/was cut/);
+  });
+});
+
+describe('no path of the code discards a failed run', () => {
+  it('the record has no way to take a line back', () => {
+    const text = readFileSync(join(import.meta.dirname, '../../../harness/gate/evidence.ts'), 'utf8');
+    expect(text).not.toMatch(/truncate|unlink|rmSync|splice|\.pop\(/);
+    expect(text.match(/writeFileSync\(/g)).toHaveLength(1); // the head
+  });
+  it('a run that an engine breaks off by an error of the machine is still started, and is run again with its own seed', async () => {
+    const source = markovSource(CHAIN);
+    let steps = 0;
+    const failing = {
+      ...source,
+      open: async (options: { readonly blockSize?: number }) => {
+        const engine = await source.open(options);
+        return {
+          ...engine,
+          open: async (...args: Parameters<typeof engine.open>) => {
+            if (++steps > 40) throw Object.assign(new Error('no memory'), { name: 'EnvironmentError' });
+            return engine.open(...args);
+          },
+        };
+      },
+    };
+    await expect(gate(failing, { record: new EvidenceRecord(directory), seed: '5' })).rejects.toThrow('no memory');
+    const again = await gateOf({}, { record: new EvidenceRecord(directory), seed: '6' });
+    expect([again.run, again.seed]).toEqual([0, '5']);
+  });
+});
+
 describe('verdicts and exit codes', () => {
   const check = (outcome: string, decisive = true) =>
     ({ ...find0, outcome, decisive }) as unknown as GateResult['checks'][number];
