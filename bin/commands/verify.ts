@@ -45,6 +45,7 @@ interface Options {
   readonly tokens?: number;
   readonly acceptance?: string;
   readonly evidence?: string;
+  readonly evidenceHead?: string;
   readonly junit?: string;
   readonly summary?: string;
   readonly json?: boolean;
@@ -66,6 +67,7 @@ export function verifyCommand(program: Command): void {
     .option('--seed <n>', 'seed of everything that is drawn', seed, '1')
     .option('--tokens <n>', "tokens of the law test (default: the gate's)", wholeNumber(1))
     .option('--evidence <dir>', 'append-only record: runs of one build add up, and a refutation stays')
+    .option('--evidence-head <digest>', 'state that the record must hold: the head that an earlier run printed')
     .option('--junit <file>', 'write JUnit XML')
     .option('--summary <file>', 'append a Markdown summary')
     .option('--acceptance <file>', 'earlier --json of this command: the acceptance must not have fallen below it')
@@ -80,7 +82,7 @@ async function run(options: Options): Promise<void> {
   const prompts = options.prompts === undefined ? null : readPrompts(options.prompts);
   // What is wrong with the file is said before anything runs.
   if (options.acceptance !== undefined) readFloor(options.acceptance, 'reject', null);
-  const record = options.evidence === undefined ? null : new EvidenceRecord(options.evidence);
+  const record = recordOf(options);
   const rules = Object.hasOwn(BUILT_IN, options.engine) && options.rule === 'all' ? RULES : [options.rule];
   const { signal, restore } = onInterrupt();
   const results: GateResult[] = [];
@@ -121,6 +123,7 @@ async function run(options: Options): Promise<void> {
     await Promise.all(sources.map((source) => source.close()));
   }
   report(results, options);
+  if (record !== null) note(`Evidence head: ${record.head}`);
   process.exitCode = Math.max(...results.map((result) => exitCodeOf(result.verdict)), 0);
   if (results.some((result) => result.verdict === 'refuted')) process.exitCode = exitCodeOf('refuted');
 }
@@ -148,6 +151,12 @@ async function sourceOf(text: string, rule: VerificationRule, options: Options):
       model.engine({ rule, replay: true, ...(blockSize === undefined ? {} : { blockSize }) }),
     close: () => model.close(),
   };
+}
+
+function recordOf({ evidence, evidenceHead }: Options): EvidenceRecord | null {
+  if (evidence !== undefined) return new EvidenceRecord(evidence, evidenceHead ?? null);
+  if (evidenceHead !== undefined) throw new InputError('--evidence-head needs --evidence');
+  return null;
 }
 
 /** What the caller states, or for the engine of this repository what was measured on the same weights. */

@@ -59,8 +59,8 @@ export const MARKOV_DEFECTS = [
   'H02',
 ] as const;
 
-/** Rules that keep the law but are not the declared one: only the acceptance law can see them. */
-export const MARKOV_SLOW = ['G03'] as const;
+/** Lossless but slower: another rule than the declared one, or a draft that knows less (which only a stated floor can show). */
+export const MARKOV_SLOW = ['G01', 'G03'] as const;
 
 /** Faults of both modes: equality and law cannot see them, only the filters computed again. */
 export const MARKOV_SHARED = ['B1 temperature', 'B2 top-p'] as const;
@@ -391,7 +391,10 @@ class MarkovSession implements Session {
   }
 
   #draftRow(i: number): Float64Array {
-    return this.#rows.draft(this.#state.tokens, i, this.#decoding);
+    const { tokens } = this.#state;
+    // G01: the draft is fed one token early. Over tables it is what the table says; what it should be over the chain nobody knows.
+    const early = this.#options.defect === 'G01' && this.#rows instanceof Chain && tokens.length > 1;
+    return this.#rows.draft(early ? tokens.slice(0, -1) : tokens, i, this.#decoding);
   }
 
   #targetRow(drafted: readonly number[], i: number, drafts: number, defect: MarkovDefect | undefined): Float64Array {

@@ -2,12 +2,13 @@
  * One gate run: open the engine and its plain mode, check the interface, check losslessness, conclude. Whatever the engine
  * does ends in a check with a name; only a fault of the machine or of the caller is an error.
  */
-import type { Decoding, Engine } from '../engine.ts';
+import type { Decoding, Engine, EngineCard } from '../engine.ts';
 import type { EngineSource } from '../engines/plugin.ts';
+import { type AcceptanceFloor, checkAcceptance, type MeasuredAcceptance } from './acceptance.ts';
 import { BUDGETS, type Budget, type GateName } from './budget.ts';
 import { checkCard, checkDeclarations, checkInterface, concluded } from './conformance.ts';
 import { buildKey, type Earlier, type Earnings, type EvidenceRecord } from './evidence.ts';
-import { builtInPrompts, checkLosslessness, checkPrompts, sessionSeed } from './losslessness.ts';
+import { builtInPrompts, checkLosslessness, checkPrompts, type LosslessOutcome, sessionSeed } from './losslessness.ts';
 import { type GatePrompt, Observer } from './observer.ts';
 import { type Check, GATE_SCHEMA_ID, type GateResult, verdictOf } from './result.ts';
 
@@ -24,6 +25,8 @@ export interface GateInput {
   readonly stepMs: number;
   readonly rowTolerance: number;
   readonly record: EvidenceRecord | null;
+  /** What the acceptance must not fall below, by what its card says; absent or null: nobody states it. */
+  readonly acceptance?: (card: EngineCard) => AcceptanceFloor | null;
   readonly signal: AbortSignal;
   readonly progress: (line: string) => void;
   readonly now?: () => number;
@@ -40,6 +43,7 @@ export async function runGate(input: GateInput): Promise<GateResult> {
   let earlier = NOTHING_EARLIER;
   let earnings: Earnings = {};
   let build: string | null = null;
+  let acceptance: MeasuredAcceptance | null = null;
 
   const engine = await observer.ask('engine', 'opening the engine', () => input.source.open({}));
   const plainSource = input.baseline ?? input.source;
@@ -57,7 +61,9 @@ export async function runGate(input: GateInput): Promise<GateResult> {
         earlier = input.record?.earlier(build) ?? NOTHING_EARLIER;
         input.record?.started({ build, run: earlier.run, seed: earlier.seed ?? input.seed, engine: input.source.name });
         checks.push(checkDeclarations(engine));
-        earnings = await judge(input, { engine, plain, budget, observer, checks, earlier, now });
+        const outcome = await judge(input, { engine, plain, budget, observer, checks, earlier, now });
+        earnings = outcome.earnings;
+        acceptance = outcome.acceptance ?? null;
       }
     }
   } finally {
@@ -79,6 +85,7 @@ export async function runGate(input: GateInput): Promise<GateResult> {
     budget,
     verdict: verdictOf(checks, input.signal.aborted),
     checks,
+    acceptance,
     tokens: observer.tokens,
     seconds: Math.round(now() - started) / 1000,
   };
@@ -99,10 +106,12 @@ interface Judging {
   readonly now: () => number;
 }
 
+type Judged = Pick<LosslessOutcome, 'earnings' | 'acceptance'>;
+
 async function judge(
   input: GateInput,
   { engine, plain, budget, observer, checks, earlier, now }: Judging,
-): Promise<Earnings> {
+): Promise<Judged> {
   const { vocabSize, maxContext } = engine.card;
   const seed = earlier.seed ?? input.seed;
   const prompts = input.prompts ?? builtInPrompts(seed, vocabSize, maxContext, budget.prompts);
@@ -127,7 +136,7 @@ async function judge(
   });
   input.progress(`${engine.card.name}: interface and bookkeeping`);
   checks.push(...(await checkInterface({ engine, prompts, observer, decoding })));
-  if (observer.broken || input.signal.aborted) return {};
+  if (observer.broken || input.signal.aborted) return { earnings: {} };
   input.progress(`${engine.card.name}: speculation on against off, rule ${engine.card.rule}`);
   const outcome = await checkLosslessness({
     engine,
@@ -143,7 +152,10 @@ async function judge(
     earlier: earlier.earnings,
   });
   checks.push(...outcome.checks);
-  return outcome.earnings;
+  if (engine.card.blockSize > 1) {
+    checks.push(checkAcceptance(outcome.acceptance ?? null, input.acceptance?.(engine.card) ?? null, seed));
+  }
+  return outcome;
 }
 
 function sessionsCheck(observer: Observer): Check {

@@ -12,6 +12,7 @@ import { firstDifference } from '../verify/equality.ts';
 import { filterRow } from '../verify/filters.ts';
 import { probabilities, RoundLaws, rowsOf } from '../verify/round-laws.ts';
 import { TwoSampleProcess } from '../verify/two-sample-process.ts';
+import { AcceptanceTally, type MeasuredAcceptance } from './acceptance.ts';
 import { checkBoundaries } from './boundary.ts';
 import type { Budget } from './budget.ts';
 import { adjustedPs, FAMILY_SIZE, LAWS, lawChecks, percent, power10, type Stream, seenByReplay } from './law-checks.ts';
@@ -48,6 +49,8 @@ export interface LosslessInput {
 export interface LosslessOutcome {
   readonly checks: readonly Check[];
   readonly earnings: Readonly<Record<string, Readonly<Record<string, number>>>>;
+  /** Of the engine's own sessions at temperature 1; absent: none drafted. */
+  readonly acceptance?: MeasuredAcceptance | null;
 }
 
 export async function checkLosslessness(input: LosslessInput): Promise<LosslessOutcome> {
@@ -74,7 +77,7 @@ export async function checkLosslessness(input: LosslessInput): Promise<LosslessO
   }
   if (input.observer.broken) return { checks, earnings: {} };
   const law = await checkLaw(input);
-  return { checks: [...checks, ...law.checks], earnings: law.earnings };
+  return { ...law, checks: [...checks, ...law.checks] };
 }
 
 type Sketch = Pick<Check, 'id' | 'question' | 'evidence' | 'of'> & Partial<Check>;
@@ -198,7 +201,8 @@ async function checkLaw(input: LosslessInput): Promise<LosslessOutcome> {
   const earnings = streams.flatMap(({ prefix, laws }) =>
     LAWS.map((name) => [`${prefix}${name}`, laws[name].mixture.earnings()] as const),
   );
-  return { checks, earnings: { ...Object.fromEntries(earnings), ...own?.earnings } };
+  const acceptance = own?.acceptance.measured(engine.card.rule, seed) ?? null;
+  return { checks, earnings: { ...Object.fromEntries(earnings), ...own?.earnings }, acceptance };
 }
 
 const noToys: Check = check({
@@ -243,6 +247,7 @@ interface OwnLaw {
   /** null: there are no rows, or they cannot be used. */
   readonly stream: Stream | null;
   readonly replay: ReplayJudge;
+  readonly acceptance: AcceptanceTally;
   readonly before: readonly Check[];
   readonly after: readonly Check[];
   readonly capped: boolean;
@@ -255,7 +260,8 @@ async function ownLaw(input: LosslessInput, overdue: () => boolean, threshold: n
   const { engine, observer, budget, signal } = input;
   const { rule, blockSize, vocabSize } = engine.card;
   const replay = new ReplayJudge({ rule, blockSize }, engine.generator, input.seed);
-  const nothing = { stream: null, replay, before: [], after: [], capped: false, doubts: [], earnings: {} };
+  const acceptance = new AcceptanceTally();
+  const nothing = { stream: null, replay, acceptance, before: [], after: [], capped: false, doubts: [], earnings: {} };
   const probe = await observer.run(engine, input.prompts[0]!, input.decoding({ maxTokens: 4 }), 'probe');
   if (probe.fault !== null) return null;
   const source: RowSource = probe.rounds.every((round) => round.replay !== undefined)
@@ -331,6 +337,7 @@ async function ownLaw(input: LosslessInput, overdue: () => boolean, threshold: n
       const tokens = rounds.flatMap(({ round }) => [...round.committed]);
       if (kept.length < budget.rowPositions) kept.push({ prompt, decoding, tokens, rounds });
       const plainRow = decoding.temperature === 1 && decoding.topP === 1;
+      if (plainRow) acceptance.session(prompt.ids, run.rounds);
       if (plainRow && texts.length < SCORED_TEXTS) texts.push(scoredText(run.session, prompt, rounds));
     }
   }

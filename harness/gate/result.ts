@@ -1,6 +1,7 @@
 /** What a gate concludes: one check a question, in the words of the house, and the exit code that follows from them. */
 import type { EngineCard } from '../engine.ts';
 import type { Outcome } from '../report/schema.ts';
+import type { MeasuredAcceptance } from './acceptance.ts';
 import type { Budget, GateName } from './budget.ts';
 
 export const GATE_SCHEMA_ID = 'kilotoken/gate@1';
@@ -32,6 +33,8 @@ export interface GateResult {
   readonly budget: Budget;
   readonly verdict: 'passed' | 'refuted' | 'inconclusive' | 'interrupted';
   readonly checks: readonly Check[];
+  /** Measured on the engine's own sessions; a later run can take it as what to hold. */
+  readonly acceptance: MeasuredAcceptance | null;
   readonly tokens: number;
   readonly seconds: number;
 }

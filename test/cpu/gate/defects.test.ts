@@ -50,6 +50,7 @@ const KILLED: Readonly<Record<MarkovDefect, readonly [check: string, tokens: num
   M38: ['sessions', 0],
   M39: ['rows', 0],
   H02: ['books', 0],
+  G01: ['acceptance floor', 0],
   G03: ['law acceptance', 300],
   'B1 temperature': ['rows', 0],
   'B2 top-p': ['rows', 0],
@@ -74,7 +75,9 @@ describe('a clean engine', () => {
 const ROWS_ONLY = { uniforms: false, toys: false } as const;
 /** Defects that only replay, counters, toys or tapes can show. */
 const UNSEEN: readonly string[] = ['M25', 'M28', 'M34', 'M35'];
-const LAWS_ONLY = Object.entries(KILLED).filter(([defect]) => !UNSEEN.includes(defect));
+/** Lossless: it passes unless its acceptance was stated (acceptance.test.ts). */
+const CAUGHT = Object.entries(KILLED).filter(([defect]) => defect !== 'G01');
+const LAWS_ONLY = CAUGHT.filter(([defect]) => !UNSEEN.includes(defect));
 
 describe.each(LAWS_ONLY)('defect %s of an engine that carries rows only', (defect, [id, tokens]) => {
   it.each(SEEDS)(`is refuted by ${id}, seed %s`, async (seed) => {
@@ -87,7 +90,7 @@ describe.each(LAWS_ONLY)('defect %s of an engine that carries rows only', (defec
   });
 });
 
-describe.each(Object.entries(KILLED))('defect %s of an engine with uniforms, toys and tapes', (defect, [id]) => {
+describe.each(CAUGHT)('defect %s of an engine with uniforms, toys and tapes', (defect, [id]) => {
   it('is refuted, in a short run', async () => {
     const result = await gateOf({ defect: defect as MarkovDefect });
     const found = refutations(result);
