@@ -14,7 +14,7 @@ import type {
   VerificationRule,
 } from '../harness/engine.ts';
 import { callAddon, type NativeModel, type NativeRound, type NativeScored, type NativeSession } from './addon.ts';
-import { InputError } from './errors.ts';
+import { InputError, quote } from './errors.ts';
 
 const RULES: readonly VerificationRule[] = ['match', 'reject', 'coupled'];
 /** Rows a scoring step carries; any number gives the same bits. */
@@ -73,6 +73,22 @@ export function sessionSettings(replay: boolean, defect: string | undefined): Se
   return defect === undefined ? { replay } : { replay, defect };
 }
 
+const DECODING_FIELDS: Readonly<Record<keyof Decoding, true>> = {
+  seed: true,
+  temperature: true,
+  topP: true,
+  topK: true,
+  maxTokens: true,
+  stopIds: true,
+};
+
+/** What this engine does not do it refuses: a penalty that is dropped in silence is another law. Throws InputError. */
+function refuseUnknown(decoding: Decoding): void {
+  const unknown = Object.keys(decoding ?? {}).find((field) => !Object.hasOwn(DECODING_FIELDS, field));
+  if (unknown === undefined) return;
+  throw new InputError(`decoding field ${quote(unknown)} is not supported by this engine`);
+}
+
 export function processorName(): string {
   return os.cpus()[0]?.model.trim() ?? process.arch;
 }
@@ -95,6 +111,7 @@ export class NativeEngine implements Engine {
 
   async open(prompt: readonly number[], decoding: Decoding): Promise<Session> {
     this.#check();
+    refuseUnknown(decoding);
     const { blockSize, rule } = this.card;
     const options = { ...decoding, blockSize, rule, ...this.#settings };
     return new NativeEngineSession(await callAddon(() => this.#native.open(prompt, options)));

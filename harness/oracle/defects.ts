@@ -538,6 +538,13 @@ export const DEFECTS: readonly Defect[] = [
     },
   }),
   defect({
+    id: 'H04',
+    title: 'synthetic acceptance is left on: four of five drafts pass, whatever the rows say',
+    hook: 'odds',
+    anchor: 'vLLM rejection_sample_method synthetic; SGLang SIMULATE_ACC_LEN',
+    change: { odds: () => [0.8, 1] },
+  }),
+  defect({
     id: 'G01',
     title: 'the drafter is fed one layer early: flatter rows, used consistently',
     hook: 'draftRow',

@@ -4,9 +4,10 @@
  */
 import { fileURLToPath } from 'node:url';
 import type { Decoding } from '../../../harness/engine.ts';
-import { type Fixture, logitsOf, readFixture, runLength } from '../../../harness/oracle/fixture.ts';
+import { type Fixture, readFixture, runLength } from '../../../harness/oracle/fixture.ts';
+import { toyOf as toyOfFixture } from '../../../harness/oracle/toy.ts';
 import { Random } from '../../../harness/stats/philox.ts';
-import type { ToyTables } from '../../../native/engines.ts';
+import { type ToyTables, tablesOf } from '../../../native/engines.ts';
 import { processedRow } from '../../support/oracle/decode.ts';
 
 export interface Toy {
@@ -21,21 +22,14 @@ const MAX_CONTEXT = 64;
 export const fixtureFile = (name: string): string =>
   fileURLToPath(new URL(`../../../harness/fixtures/${name}.json`, import.meta.url));
 
-/** A fixture without penalties and bias, which the engine's decoding does not have. */
+/** `fixture`: with its rows as the engine holds them. */
 export function toyOf(name: string): Toy & { readonly fixture: Fixture } {
-  const fixture = readFixture(fixtureFile(name));
+  const { toy, fixture } = toyOfFixture(readFixture(fixtureFile(name)));
   const { temperature, topK, topP, stopIds } = fixture.decoding;
   return {
     name,
     fixture,
-    tables: {
-      vocab: fixture.vocab,
-      order: fixture.order,
-      block: fixture.block,
-      maxContext: MAX_CONTEXT,
-      targetLogits: Float64Array.from(fixture.target.flatMap((row) => logitsOf(fixture, row))),
-      draftLogits: Float64Array.from(fixture.draft.flat().flatMap((row) => logitsOf(fixture, row))),
-    },
+    tables: { ...tablesOf(toy), maxContext: MAX_CONTEXT },
     prompt: fixture.prompt,
     decoding: { temperature, topK, topP, stopIds, maxTokens: runLength(fixture) },
   };
