@@ -343,7 +343,7 @@ function shortWarnings(plan: SpeedPlan, seconds: number): Warning[] {
   return [
     {
       code: 'short-run',
-      text: `timed for ${seconds.toFixed(1)} s; a headline asks for ${plan.leastSeconds} s`,
+      text: `timed for ${seconds < 1 ? 'less than 1' : `about ${Math.round(seconds)}`} s; a headline asks for ${plan.leastSeconds} s`,
     },
   ];
 }

@@ -133,6 +133,6 @@ describe('audit', () => {
     editRows(join(scratch, 'json'), 'rounds.jsonl', (text) => text.slice(0, -30));
     const done = await kilotoken(['report', join(scratch, 'json')]);
     expect(done.code).toBe(2);
-    expect(onlyLine(done)).toMatch(/rounds\.jsonl .*sha256/);
+    expect(onlyLine(done)).toMatch(/rounds\.jsonl\.gz .*sha256/);
   });
 });
