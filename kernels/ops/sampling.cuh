@@ -1,0 +1,362 @@
+// From logits to tokens on the device, under the rules of core/ and with the same numbers as every engine here (core/random.h): rows in
+// binary64, filters, argmax, inverse CDF, Gumbel, coins. One block a row. Sums over the vocabulary have one fixed order: each thread a
+// consecutive range, then the threads in ascending order.
+#pragma once
+
+#include "block.cuh"
+#include "core/random.h"
+#include "core/ties.h"
+
+namespace kilotoken::stack {
+
+inline constexpr uint32_t kNoLogit = 100, kBadLogit = 101;  // Fault::code
+
+// --- a value per thread, over the block
+
+__device__ __forceinline__ bool any_thread(Block& b, bool x) {
+  const bool any = __any_sync(~0u, x);
+  if (threadIdx.x % 32 == 0) b.shared.wide[threadIdx.x / 32] = any;
+  math_sync();
+  bool result = false;
+  for (int w = 0; w < kMathThreads / 32; ++w) result = result || b.shared.wide[w] != 0.0;
+  math_sync();
+  return result;
+}
+
+__device__ __forceinline__ double ordered_sum(Block& b, double x) {
+  b.shared.wide[threadIdx.x] = x;
+  math_sync();
+  if (threadIdx.x < 32) {
+    double sum = 0.0;
+    for (int i = 0; i < kMathThreads / 32; ++i) sum += b.shared.wide[threadIdx.x * (kMathThreads / 32) + i];
+    double total = 0.0;
+    for (int i = 0; i < 32; ++i) total += __shfl_sync(~0u, sum, i);
+    if (threadIdx.x == 0) b.shared.wide[kMathThreads] = total;
+  }
+  math_sync();
+  const double total = b.shared.wide[kMathThreads];
+  math_sync();
+  return total;
+}
+
+// The first in rank order of one (value, id) a thread.
+template <class T>
+__device__ __forceinline__ int best_of(Block& b, T value, int id) {
+#pragma unroll
+  for (int stride = 16; stride > 0; stride /= 2) {
+    const T other = __shfl_xor_sync(~0u, value, stride);
+    const int other_id = __shfl_xor_sync(~0u, id, stride);
+    if (ranks_before(other, other_id, value, id)) value = other, id = other_id;
+  }
+  int* ids = reinterpret_cast<int*>(b.shared.small);
+  if (threadIdx.x % 32 == 0) b.shared.wide[threadIdx.x / 32] = static_cast<double>(value), ids[threadIdx.x / 32] = id;
+  math_sync();
+  double best = b.shared.wide[0];
+  int best_id = ids[0];
+  for (int w = 1; w < kMathThreads / 32; ++w)
+    if (ranks_before(b.shared.wide[w], ids[w], best, best_id)) best = b.shared.wide[w], best_id = ids[w];
+  math_sync();
+  return best_id;
+}
+
+// Ids [first, end) of this thread.
+struct Ids {
+  int first, end;
+};
+__device__ __forceinline__ Ids own_ids(int vocab) {
+  const int each = (vocab + kMathThreads - 1) / kMathThreads;
+  const int first = min(static_cast<int>(threadIdx.x) * each, vocab);
+  return {first, min(first + each, vocab)};
+}
+
+// --- logits
+
+__device__ inline void logits(const LogitsArgs& args, Block& b) {
+  const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const float factor = norm_factor(args.norm, row);
+  const int tiles = args.parts.tiling.tiles;
+  for (int tile = b.index; tile < tiles; tile += b.count) {
+    float acc[2];
+    sum_parts(args.parts, tile, row * kTileRows + lane, 32, acc);
+    float best = -INFINITY;
+    int id = tile * kTileRows + lane;
+    bool bad = false;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int token = tile * kTileRows + lane + i * 32;
+      if (token >= args.vocab) continue;
+      const float x = acc[i] * factor;
+      args.logits[static_cast<size_t>(row) * args.vocab + token] = x;
+      bad = bad || !(x < INFINITY);
+      if (ranks_before(x, token, best, id)) best = x, id = token;
+    }
+#pragma unroll
+    for (int stride = 16; stride > 0; stride /= 2) {
+      const float other = __shfl_xor_sync(~0u, best, stride);
+      const int other_id = __shfl_xor_sync(~0u, id, stride);
+      if (ranks_before(other, other_id, best, id)) best = other, id = other_id;
+    }
+    bad = __any_sync(~0u, bad);
+    if (lane == 0) {
+      args.tile_best[row * tiles + tile] = bad ? NAN : best;  // a row with one logit that is no number is refused as a whole
+      args.tile_best_id[row * tiles + tile] = id;
+    }
+  }
+}
+
+// The row's greedy token; -1 - kBadLogit or -1 - kNoLogit for a row that cannot be decoded.
+__device__ __forceinline__ int greedy_token(Block& b, const float* best, const int32_t* ids, int tiles) {
+  float value = -INFINITY;
+  int id = 0x7fffffff;
+  bool bad = false;
+  for (int t = threadIdx.x; t < tiles; t += kMathThreads) {
+    const float x = __ldcg(best + t);
+    const int at = __ldcg(ids + t);
+    bad = bad || x != x;
+    if (ranks_before(x, at, value, id)) value = x, id = at;
+  }
+  const int token = best_of(b, value, id);
+  const bool refused = any_thread(b, bad), alive = any_thread(b, value > -INFINITY);
+  return refused ? -1 - static_cast<int>(kBadLogit) : alive ? token : -1 - static_cast<int>(kNoLogit);
+}
+
+__device__ __forceinline__ void refuse_row(Block& b, int token) {
+  if (token < 0 && threadIdx.x == 0) ptx::stop(b.fault(), static_cast<ptx::Wait>(-1 - token), b.instruction);
+}
+
+// --- processed rows
+
+// Order-preserving integer of a logit; larger is larger. Equal for +0 and -0.
+__device__ __forceinline__ uint32_t order_key(float x) {
+  const uint32_t bits = __float_as_uint(x == 0.0f ? 0.0f : x);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// p of the row: temperature, top-k (ties keep the lowest ids), softmax, top-p (the shortest prefix, by probability and then id, whose mass reaches
+// it), renormalised. `top`: the largest logit. Order of filters and ties as in core/ and the CPU engine.
+__device__ inline void processed_row(Block& b, const float* logits, int vocab, int top, double* p) {
+  const double temperature = b.state->temperature, top_p = b.state->top_p;
+  const Ids own = own_ids(vocab);
+  const double highest = static_cast<double>(__ldcg(logits + top));
+  const int top_k = static_cast<int>(b.state->top_k);
+  const bool limited = top_k > 0 && top_k < vocab;
+  uint32_t key_k = 0;       // tokens with a larger key are kept, and `ties_k` of those with this key
+  int ties_k = vocab;
+  if (limited) {
+    for (int bit = 31; bit >= 0; --bit) {  // the largest key that at least top_k tokens reach
+      const uint32_t candidate = key_k | 1u << bit;
+      int count = 0;
+      for (int i = own.first; i < own.end; ++i) count += order_key(__ldcg(logits + i)) >= candidate;
+      if (ordered_sum(b, count) >= top_k) key_k = candidate;
+    }
+    int above = 0;
+    for (int i = own.first; i < own.end; ++i) above += order_key(__ldcg(logits + i)) > key_k;
+    ties_k = top_k - static_cast<int>(ordered_sum(b, above));
+  }
+  // Which of this thread's tokens with the key `key` are among the first `ties` in id order.
+  const auto ties_before = [&](uint32_t key, auto counts) {
+    int mine = 0;
+    for (int i = own.first; i < own.end; ++i) mine += counts(i) && order_key(__ldcg(logits + i)) == key;
+    b.shared.wide[threadIdx.x] = mine;
+    math_sync();
+    int before = 0;
+    for (int t = 0; t < static_cast<int>(threadIdx.x); ++t) before += static_cast<int>(b.shared.wide[t]);
+    math_sync();
+    return before;
+  };
+  {
+    int seen = limited ? ties_before(key_k, [](int) { return true; }) : 0;
+    double mass = 0.0;
+    for (int i = own.first; i < own.end; ++i) {
+      const float x = __ldcg(logits + i);
+      const uint32_t key = order_key(x);
+      const bool kept = !limited || key > key_k || (key == key_k && seen++ < ties_k);
+      p[i] = kept ? exp((static_cast<double>(x) - highest) / temperature) : 0.0;
+      mass += p[i];
+    }
+    mass = ordered_sum(b, mass);
+    for (int i = own.first; i < own.end; ++i) p[i] /= mass;
+  }
+  if (top_p >= 1.0) return;
+  uint32_t key_p = 0;  // the largest key whose tokens and all above reach top_p
+  for (int bit = 31; bit >= 0; --bit) {
+    const uint32_t candidate = key_p | 1u << bit;
+    double mass = 0.0;
+    for (int i = own.first; i < own.end; ++i)
+      if (order_key(__ldcg(logits + i)) >= candidate) mass += p[i];
+    if (ordered_sum(b, mass) >= top_p) key_p = candidate;
+  }
+  double above = 0.0, one = 0.0;
+  for (int i = own.first; i < own.end; ++i) {
+    const uint32_t key = order_key(__ldcg(logits + i));
+    if (key > key_p) above += p[i];
+    if (key == key_p) one = fmax(one, p[i]);
+  }
+  above = ordered_sum(b, above);
+  b.shared.wide[threadIdx.x] = one;
+  math_sync();
+  for (int t = 0; t < kMathThreads; ++t) one = fmax(one, b.shared.wide[t]);
+  math_sync();
+  int ties_p = 0;
+  for (double mass = above; mass < top_p && ties_p < vocab; ++ties_p) mass += one;
+  int seen = ties_before(key_p, [&](int i) { return p[i] > 0.0; });
+  double kept_mass = 0.0;
+  for (int i = own.first; i < own.end; ++i) {
+    const uint32_t key = order_key(__ldcg(logits + i));
+    const bool kept = key > key_p || (key == key_p && p[i] > 0.0 && seen++ < ties_p);
+    if (!kept) p[i] = 0.0;
+    kept_mass += p[i];
+  }
+  kept_mass = ordered_sum(b, kept_mass);
+  for (int i = own.first; i < own.end; ++i) p[i] /= kept_mass;
+}
+
+// The smallest id whose cumulative weight exceeds u x total; the last id with weight if rounding exhausts them.
+template <class Weight>
+__device__ inline int inverse_cdf(Block& b, int vocab, double u, Weight weight) {
+  const Ids own = own_ids(vocab);
+  double mine = 0.0;
+  int last = -1;
+  for (int i = own.first; i < own.end; ++i) {
+    const double w = weight(i);
+    mine += w;
+    if (w > 0.0) last = i;
+  }
+  int* ids = reinterpret_cast<int*>(b.shared.small);
+  b.shared.wide[threadIdx.x] = mine;
+  math_sync();
+  double before = 0.0, total = 0.0;
+  for (int t = 0; t < kMathThreads; ++t) {
+    if (t == static_cast<int>(threadIdx.x)) before = total;
+    total += b.shared.wide[t];
+  }
+  math_sync();
+  const double target = u * total;
+  int found = 0x7fffffff;
+  double cumulative = before;
+  for (int i = own.first; i < own.end && found == 0x7fffffff; ++i) {
+    const double w = weight(i);
+    cumulative += w;
+    if (w > 0.0 && cumulative > target) found = i;
+  }
+  ids[threadIdx.x] = found;
+  ids[kMathThreads + threadIdx.x] = last;
+  math_sync();
+  int token = 0x7fffffff, fallback = -1;
+  for (int t = 0; t < kMathThreads; ++t) {
+    token = min(token, ids[t]);
+    fallback = max(fallback, ids[kMathThreads + t]);
+  }
+  math_sync();
+  return token == 0x7fffffff ? fallback : token;
+}
+
+// argmax(log p + Gumbel noise of the position).
+__device__ inline int gumbel_pick(Block& b, const double* p, int vocab, uint32_t position) {
+  double best = -INFINITY;
+  int id = 0x7fffffff;
+  for (int i = threadIdx.x; i < vocab; i += kMathThreads) {
+    if (!(p[i] > 0.0)) continue;
+    const double score = log(p[i]) + gumbel(b.state->seed, position, static_cast<uint32_t>(i));
+    if (ranks_before(score, i, best, id)) best = score, id = i;
+  }
+  return best_of(b, best, id);
+}
+
+// --- picks; block i looks at row i
+
+__device__ inline void pick_draft(const PickArgs& args, Block& b) {
+  SessionState& s = *b.state;
+  const int i = b.index;  // draft i stands at anchor + 1 + i, row i + 1 of the block
+  if (i + 1 >= static_cast<int>(s.rows)) return;
+  const int row = i + 1;
+  const float* logits = args.logits + static_cast<size_t>(row) * args.vocab;
+  int token = greedy_token(b, args.tile_best + row * args.tiles, args.tile_best_id + row * args.tiles, args.tiles);
+  refuse_row(b, token);
+  if (s.temperature != 0.0 && s.rule != Rule::kMatch) {
+    const uint32_t position = s.start + 1 + static_cast<uint32_t>(i);
+    double* q = args.draft_row + static_cast<size_t>(i) * args.vocab;
+    processed_row(b, logits, args.vocab, token, q);
+    math_sync();
+    token = s.rule == Rule::kCoupled
+                ? gumbel_pick(b, q, args.vocab, position)
+                : inverse_cdf(b, args.vocab, uniform(s.seed, position, Stream::kDraftSample, s.round), [&](int t) { return q[t]; });
+  }
+  if (threadIdx.x == 0) s.step[row] = token;
+  if (i == 0 && threadIdx.x == 0) s.drafted_ns = ptx::nanoseconds();
+}
+
+__device__ inline void pick(const PickArgs& args, Block& b) {
+  SessionState& s = *b.state;
+  const int row = b.index;
+  if (row >= static_cast<int>(s.rows) || (s.phase == Phase::kPrefill && row + 1 != static_cast<int>(s.rows))) return;
+  const float* logits = args.logits + static_cast<size_t>(row) * args.vocab;
+  int token = greedy_token(b, args.tile_best + row * args.tiles, args.tile_best_id + row * args.tiles, args.tiles);
+  refuse_row(b, token);
+  if (s.temperature != 0.0) {
+    const uint32_t position = s.start + 1 + static_cast<uint32_t>(row);  // of the token this row decides
+    const bool drafted = s.phase == Phase::kDecode && row + 1 < static_cast<int>(s.rows);
+    const bool rejects = s.rule == Rule::kReject && s.block_size > 1 && s.phase == Phase::kDecode;
+    double* p = args.row + static_cast<size_t>(row) * args.vocab;
+    processed_row(b, logits, args.vocab, token, p);
+    math_sync();
+    const auto of_p = [&](int t) { return p[t]; };
+    if (s.rule == Rule::kCoupled) {
+      token = gumbel_pick(b, p, args.vocab, position);
+    } else if (!rejects) {
+      token = inverse_cdf(b, args.vocab, uniform(s.seed, position, Stream::kTargetSample, 0), of_p);
+    } else if (!drafted) {
+      token = inverse_cdf(b, args.vocab, uniform(s.seed, position, Stream::kResidualSample, s.round), of_p);
+    } else {
+      const double* q = args.draft_row + static_cast<size_t>(row) * args.vocab;
+      const int32_t draft = s.step[row + 1];
+      const bool passed = uniform(s.seed, position, Stream::kAcceptCoin, s.round) * __ldcg(q + draft) < p[draft];
+      const double u = uniform(s.seed, position, Stream::kResidualSample, s.round);
+      const auto residual = [&](int t) { return fmax(p[t] - __ldcg(q + t), 0.0); };
+      const Ids own = own_ids(args.vocab);
+      double mass = 0.0;
+      for (int t = own.first; t < own.end; ++t) mass += residual(t);
+      const int corrected =
+          ordered_sum(b, mass) > 0.0 ? inverse_cdf(b, args.vocab, u, residual) : inverse_cdf(b, args.vocab, u, of_p);
+      if (threadIdx.x == 0) s.passed[row] = passed, s.corrected[row] = corrected;
+      token = draft;
+    }
+  }
+  if (threadIdx.x == 0) s.target_token[row] = token;
+}
+
+// --- a toy: rows from a table, addressed by the last `order` tokens (the first of them the most significant)
+
+__device__ inline void toy(const ToyArgs& args, Block& b) {
+  const SessionState& s = *b.state;
+  const int row = b.index;
+  if (row >= static_cast<int>(s.rows)) return;
+  // A draft's rows all follow the anchor; a target's row follows the tokens of the step up to it.
+  const int upto = args.draft ? 0 : row;
+  size_t context = 0;
+  for (int i = args.order - 1; i >= 0; --i) {
+    const int at = static_cast<int>(s.start) + upto - i;
+    const int32_t token = at < 0 ? 0 : at >= static_cast<int>(s.start) ? s.step[at - static_cast<int>(s.start)] : __ldcg(s.tokens + at);
+    context = context * args.vocab + token;
+  }
+  if (args.draft && row == 0) return;
+  const int table_row = args.draft ? row - 1 : 0;
+  const float* from = args.table + (context * args.table_rows + table_row) * args.vocab;
+  float value = -INFINITY;
+  int id = 0x7fffffff;
+  bool bad = false;
+  for (int t = threadIdx.x; t < args.vocab; t += kMathThreads) {
+    const float x = from[t];
+    args.logits[static_cast<size_t>(row) * args.vocab + t] = x;
+    bad = bad || !(x < INFINITY);
+    if (ranks_before(x, t, value, id)) value = x, id = t;
+  }
+  id = best_of(b, value, id);
+  bad = any_thread(b, bad);
+  if (threadIdx.x == 0) {
+    args.tile_best[row * args.tiles] = bad ? NAN : from[id];
+    args.tile_best_id[row * args.tiles] = id;
+  }
+}
+
+}  // namespace kilotoken::stack

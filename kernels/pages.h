@@ -1,0 +1,107 @@
+// Where each weight lies. Matrices are cut into tiles of 64 output rows and pages of a few hundred columns; a page is the exact image that
+// one bulk copy brings into shared memory. Nothing else in the repository knows these layouts.
+//
+// E4M3 page: 64 rows x 256 k, as core matrices [k / 16][64 rows][16 bytes], then binary32 scales [k / 128][2]: of the first and of the
+//   second eight rows of every sixteen (they differ where gate and up rows alternate).                                  16,512 bytes
+// BF16 page: 64 rows x 128 k, as [k / 8][64 rows][16 bytes].                                                            16,384 bytes
+// Pages of a linear are stored [slice of k][tile][page of the slice], so that a block's share is one contiguous range.
+//
+// MXFP4 "up" page: 64 rows (gate and up by turns of eight) x 256 or 512 k; each warpgroup has one half of k. First the
+// codes as wgmma register fragments [half][k / 64][warp][lane][16 bytes], then the scales [half][64 rows][k / 32].
+//   An expert's tiles lie [tile][page].
+// MXFP4 "down" unit: 64 rows x 64 k; [half of 32 k][warp][lane][8 bytes], then the scales [half][warp][8][2 rows].      2,176 bytes
+//   Units of an expert lie [slice of 64 k][tile].
+//
+// A byte of MXFP4 codes holds two elements so that five operations make eight E4M3 codes of them, each 2^-6 of its value: one has
+// sign, e1 e0 m on bits 7, 4 3 2; the other sign on bit 5, e1 on bit 6, e0 m on bits 1 0. The first belongs to row g, the second to row g + 8.
+// Source: the fragment maps of PTX ISA 9.0, "wgmma.mma_async.m64nNk32", A in registers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/hd.h"
+#include "shapes.h"
+
+namespace kilotoken::stack {
+
+enum class Format : uint32_t { kE4m3, kBf16 };
+
+inline constexpr int kE4m3PageK = 256, kE4m3PageBytes = 16512;
+inline constexpr int kBf16PageK = 128, kBf16PageBytes = 16384;
+inline constexpr int kCodeBytes = 16384;  // of a page of either format, before the scales
+inline constexpr int kDownUnitBytes = 2176;
+
+KT_HD constexpr int page_k(Format format) { return format == Format::kE4m3 ? kE4m3PageK : kBf16PageK; }
+KT_HD constexpr int page_bytes(Format format) { return format == Format::kE4m3 ? kE4m3PageBytes : kBf16PageBytes; }
+KT_HD constexpr int up_page_bytes(int k) { return 64 * k / 2 + 64 * k / 32; }
+
+// One matrix: `rows` and `k` padded up to whole tiles and pages by zeros.
+struct Tiling {
+  int tiles;   // of 64 rows
+  int slices;  // equal parts of k
+  int pages;   // of one tile in one slice
+};
+
+// --- bytes within a page, for whoever packs; offsets of element (row, k), row in 0 .. 63
+
+KT_HD constexpr int e4m3_offset(int row, int k) { return (k / 16) * 1024 + row * 16 + k % 16; }
+KT_HD constexpr int bf16_offset(int row, int k) { return (k / 8) * 1024 + row * 16 + (k % 8) * 2; }
+
+// An MXFP4 element's byte, and whether it is the second of the byte's two.
+struct Nibble {
+  int byte;
+  bool second;
+};
+
+// k of the page, `width` the page's k.
+KT_HD constexpr Nibble up_nibble(int row, int k, int width) {
+  const int half = k / (width / 2), in_half = k % (width / 2);
+  const int step = in_half / 64, in_step = in_half % 64;
+  const int warp = row / 16, lane = (row % 8) * 4 + (in_step % 16) / 4;
+  const int word = in_step / 16;  // 0 .. 3: of the lane's 16 bytes
+  return {((half * (width / 128) + step) * 4 + warp) * 512 + lane * 16 + word * 4 + in_step % 4, row % 16 >= 8};
+}
+KT_HD constexpr int up_scale_offset(int row, int k, int width) {
+  const int half = k / (width / 2), in_half = k % (width / 2);
+  return 64 * width / 2 + (half * 64 + row) * (width / 64) + in_half / 32;
+}
+KT_HD constexpr Nibble down_nibble(int row, int k) {
+  const int half = k / 32, in_half = k % 32;
+  const int warp = row / 16, lane = (row % 8) * 4 + (in_half % 16) / 4;
+  return {(half * 4 + warp) * 256 + lane * 8 + (in_half / 16) * 4 + in_half % 4, row % 16 >= 8};
+}
+KT_HD constexpr int down_scale_offset(int row, int k) {
+  return 2048 + (k / 32) * 64 + (row / 16) * 16 + (row % 8) * 2 + (row % 16) / 8;
+}
+
+// E2M1 code -> its bits in a byte.
+KT_HD constexpr uint8_t first_bits(uint8_t code) { return static_cast<uint8_t>((code & 8) << 4 | (code & 7) << 2); }
+KT_HD constexpr uint8_t second_bits(uint8_t code) {
+  return static_cast<uint8_t>((code & 8) << 2 | (code & 4) << 4 | (code & 3));
+}
+
+// --- inputs of a step in global memory, as the matrix products read them: 8 rows, 16 bytes of k each
+
+KT_HD constexpr int e4m3_input_offset(int row, int k) { return (k / 16) * 128 + row * 16 + k % 16; }
+KT_HD constexpr int bf16_input_index(int row, int k) { return (k / 8) * 64 + row * 8 + k % 8; }  // of 2-byte elements
+
+// h of one 64-k slice of one expert: codes, then scales [2 of 32 k][8 rows] (binary32, times 2^6 and the router's weight).
+inline constexpr int kDownInputBytes = 64 * kRows + 2 * kRows * 4;
+KT_HD constexpr int down_input_offset(int row, int k) { return (k / 16) * 128 + row * 16 + k % 16; }
+
+// A finished unit: binary32 [8 rows of the step][64 rows of the tile]. Parts of a matrix lie [slice][tile].
+inline constexpr int kPartFloats = kRows * kTileRows;
+
+// --- who does what in a linear: a unit is one tile over one slice of k, and one block sums it
+
+struct Share {
+  int begin, end;  // units, [slice][tile]
+};
+
+KT_HD constexpr Share share_of(const Tiling& t, int block, int blocks) {
+  const int all = t.tiles * t.slices;
+  return {block * all / blocks, (block + 1) * all / blocks};
+}
+
+}  // namespace kilotoken::stack

@@ -1,0 +1,199 @@
+// The instruction list of the stack: plain data, made once by the host (program.h), read by every block. An instruction is one operation over the
+// whole grid; it begins when every block has finished the one before it. Pointers are device pointers that outlive the list.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/pages.h"
+#include "kernels/shapes.h"
+
+namespace kilotoken::stack {
+
+enum class Op : uint32_t {
+  kEmbed,      // token ids -> residual, inputs
+  kLinear,     // inputs -> parts
+  kQkv,        // parts -> q; keys and values into the cache
+  kAttend,     // q, cache -> inputs, or partial results per chunk of keys
+  kCombine,    // partial results -> inputs
+  kReduce,     // parts + residual -> residual, inputs
+  kSwiglu,     // parts of gate and up -> inputs
+  kTopk,       // parts of the router -> chosen experts
+  kExpertsUp,  // inputs, chosen experts -> h
+  kExpertsDown,  // h -> parts
+  kLogits,     // parts of the head -> logits
+  kPickDraft,  // logits -> draft tokens
+  kPick,       // logits -> what each row of the target decides
+  kAccept,     // decisions -> tokens, the next step
+  kToy,        // a table of logits instead of a network
+};
+
+struct Parts {
+  const float* data;  // kPartFloats each
+  Tiling tiling;
+};
+
+// Sums of squares of the residual, [groups of 128][8]; the norm's factor is 1 / sqrt(sum / width + epsilon). It is applied to a
+// linear's results, so that no block waits for the whole row before quantising its own columns.
+struct Norm {
+  const float* squares;
+  int groups;
+  float width;
+  float epsilon;
+};
+
+// What a following linear reads; null where nobody does.
+struct Inputs {
+  uint8_t* codes;       // E4M3, e4m3_input_offset
+  float* scales;        // [k / 128][8]
+  uint16_t* high;       // BF16 of the value, bf16_input_index
+  uint16_t* low;        // BF16 of what the first leaves
+};
+
+struct EmbedArgs {
+  const uint16_t* table;       // BF16 [vocab][hidden]
+  const float* mask;           // the draft's: [hidden], for rows behind the anchor; null: the target's tokens
+  int32_t mask_id;             // the token that `mask` stands for; -1: none
+  const float* norm_weight;    // [hidden]
+  float* residual;             // [8][hidden]
+  float* squares;
+  Inputs out;
+  int hidden;
+};
+
+struct LinearArgs {
+  const uint8_t* pages;
+  Tiling tiling;
+  Format format;
+  const void* input;   // codes, or the high parts
+  const void* input2;  // scales, or the low parts
+  float* parts;
+};
+
+// One or more attention layers' projections: rows [q heads | k heads | v heads] x sets.
+struct QkvArgs {
+  Parts parts;
+  Norm norm;
+  float* q;                         // [8][q_heads][head_dim]; null when q_heads is 0
+  uint16_t* keys;                   // BF16 [set][kv_head][max_context][head_dim]
+  uint16_t* values;                 // BF16 [set][kv_head][max_context][128]
+  const float *q_norm, *k_norm;     // [set][head_dim], or null
+  const float* turns;               // [max_context][32][cos, sin]
+  float value_scale, head_epsilon;
+  int q_heads, kv_heads, head_dim, sets, max_context;
+  size_t key_set_stride, value_set_stride;  // elements
+};
+
+struct AttendArgs {
+  const float* q;
+  const uint16_t *keys, *values;
+  const float* sinks;    // [q_heads], or null
+  Inputs out;            // k of the next linear = head * 128 + dimension
+  float* partial;        // [chunk][head][8][130]: 128 weighted sums, largest score, sum; null: one unit sees all keys
+  int q_heads, kv_heads, head_dim, max_context;
+  int window;            // 0: none
+  int chunk;             // keys of a unit, a multiple of 128, when `partial` is there
+  bool both_ways;        // the draft's block: every row sees all rows
+};
+
+struct ReduceArgs {
+  Parts parts;
+  const float* part_norm_squares;  // a Norm for the parts when width > 0
+  Norm norm;
+  float* residual;           // [8][hidden]; null: starts from zero and is not kept
+  const float* norm_weight;  // [hidden]; null: no inputs are made, only taps
+  float* squares;
+  Inputs out;
+  Inputs tap;                // high and low parts of the residual itself
+  int hidden;
+};
+
+struct SwigluArgs {
+  Parts parts;               // rows as in "up" pages: gate and up by turns of eight
+  Norm norm;
+  Inputs out;
+  int width;
+};
+
+struct TopkArgs {
+  Parts parts;               // [experts high parts, padded to tiles | the same for low parts, if `low_tiles`]
+  Norm norm;
+  const float* bias;         // [experts]
+  uint32_t* masks;           // [8][kMaxExperts / 32]: experts each row chose
+  float* weights;            // [8][experts]: of the chosen ones
+  int experts, per_token, tiles, low_tiles;
+  bool normalise;
+  float scale;
+};
+
+struct ExpertsUpArgs {
+  const uint8_t* pages;      // [expert][tile][page]
+  const uint32_t* masks;
+  const float* weights;
+  const uint8_t* codes;
+  const float* scales;
+  Norm norm;
+  uint8_t* h;                // [slice of 64][rank of the expert][kDownInputBytes]
+  int experts, tiles, pages_per_tile, page_k;
+  int mixture_layer;         // counted from 0, for the record
+};
+
+struct ExpertsDownArgs {
+  const uint8_t* pages;      // [expert][unit]
+  const uint32_t* masks;
+  const uint8_t* h;
+  float* parts;              // [slice][tile]
+  int experts, units, tiles;
+  int passes, units_per_pass;  // of a block, all in one slice of k
+  int experts_per_page;      // of a ring page
+};
+
+struct LogitsArgs {
+  Parts parts;
+  Norm norm;
+  float* logits;             // [8][vocab]
+  float* tile_best;          // [8][tiles]: largest logit
+  int32_t* tile_best_id;
+  int vocab, first_row;      // vocab: padded rows of the last tile are left out
+};
+
+struct PickArgs {
+  const float* logits;
+  const float* tile_best;
+  const int32_t* tile_best_id;
+  const float* draft_logits; // kPick: of the draft's rows, row i for the draft at i + 1
+  double* row;               // [8][vocab] scratch: p
+  double* draft_row;         // [8][vocab]: q, written by kPickDraft, read by kPick
+  int vocab, tiles;
+};
+
+struct ToyArgs {
+  const float* table;        // [vocab^order][rows][vocab]
+  float* logits;
+  float* tile_best;
+  int32_t* tile_best_id;
+  int vocab, order, table_rows, tiles;
+  bool draft;
+};
+
+struct Instruction {
+  Op op;
+  uint32_t layer;  // for faults and traces
+  union {
+    EmbedArgs embed;
+    LinearArgs linear;
+    QkvArgs qkv;
+    AttendArgs attend;
+    ReduceArgs reduce;
+    SwigluArgs swiglu;
+    TopkArgs topk;
+    ExpertsUpArgs up;
+    ExpertsDownArgs down;
+    LogitsArgs logits;
+    PickArgs pick;
+    ToyArgs toy;
+    uint32_t words[62];
+  };
+};
+static_assert(sizeof(Instruction) == 256, "two words for each lane of a warp");
+
+}  // namespace kilotoken::stack

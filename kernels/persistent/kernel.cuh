@@ -1,0 +1,31 @@
+// The resident kernel: one block a multiprocessor, eleven warps in three roles, one instruction list. The math warps wait for the previous
+// instruction of all blocks, work, and report; the finishing warps drain accumulators; the fetching warp walks the same list far ahead, because
+// weights depend on nothing but the choice of experts. A whole generation is one launch: draft, verify, accept, next block, without the host.
+// The same kernel launched over one instruction at a time is the CUDA-graph build: same functions, same bits.
+#pragma once
+
+#include "instruction.h"
+#include "state.h"
+
+namespace kilotoken::stack {
+
+// The parts of a round in the list: [0, verify) drafts, [verify, count) verifies, accepts and prepares the next step.
+struct Program {
+  const Instruction* list;  // device
+  int verify, count;
+  uint32_t* done;           // [count], one line of 128 bytes each: blocks that have finished an instruction since the launch
+  long long* trace;         // [count][blocks][3]: the multiprocessor's clock when an instruction could begin, when its math and when its finishing were done; or null
+};
+
+inline constexpr int kLineWords = 32;
+
+// Runs until the sequence ends or `rounds` more rounds have been recorded. A cooperative launch: all blocks must be resident. `done` is zero.
+cudaError_t launch_resident(const Program& program, SessionState* state, Mailbox* mailbox, uint32_t rounds, int blocks, cudaStream_t stream);
+
+// One instruction of the list.
+cudaError_t launch_instruction(const Program& program, int index, SessionState* state, Mailbox* mailbox, int blocks, cudaStream_t stream);
+
+// Before either, once a device. Also loads the code, so that nothing is loaded while a kernel spins.
+cudaError_t prepare_kernel();
+
+}  // namespace kilotoken::stack

@@ -1,0 +1,140 @@
+// Shared-memory barriers, bulk copies and flags: one wrapper per instruction, nothing else. Every wait is bounded by a clock; a wait
+// that runs out writes who waited for what and stops the kernel, so a missing peer is an error and never a hang.
+// Source: PTX ISA 9.0, "mbarrier", "cp.async.bulk", "ld.acquire", "red.release", "fence.proxy".
+#pragma once
+
+#include <cstdint>
+
+namespace kilotoken::ptx {
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// --- bounded waiting
+
+// What a wait was for; lands in Fault::code (persistent/state.h).
+enum class Wait : uint32_t { kRingFull = 1, kRingEmpty, kActivations, kEpilogueFull, kEpilogueEmpty, kExperts, kPrevious };
+
+struct Fault {
+  uint32_t code;     // 0: none; otherwise a Wait, or 100 + for faults of the model
+  uint32_t block;    // of the grid
+  uint32_t detail;   // the instruction's index
+};
+
+inline constexpr long long kWaitCycles = 4'000'000'000;  // about two seconds
+
+// Host-visible words of one kernel's fault; the first to fail writes them.
+__device__ __forceinline__ void stop(Fault* fault, Wait what, uint32_t detail) {
+  if (atomicCAS(&fault->code, 0u, static_cast<uint32_t>(what)) == 0u) {
+    fault->block = blockIdx.x;
+    fault->detail = detail;
+    __threadfence_system();
+  }
+  __trap();
+}
+
+// Counts the cycles of one wait; asked only on the slow path.
+struct Watch {
+  long long began = 0;
+  __device__ __forceinline__ void look(Fault* fault, Wait what, uint32_t detail) {
+    const long long now = clock64();
+    if (began == 0) began = now;
+    else if (now - began > kWaitCycles) stop(fault, what, detail);
+  }
+};
+
+// --- mbarrier
+
+__device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals));
+}
+
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ bool barrier_passed(uint64_t* barrier, uint32_t parity) {
+  uint32_t passed;
+  asm volatile(
+      "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+      : "=r"(passed)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return passed != 0;
+}
+
+__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity, Fault* fault, Wait what, uint32_t detail) {
+  if (barrier_passed(barrier, parity)) return;
+  Watch watch;
+  while (!barrier_passed(barrier, parity)) watch.look(fault, what, detail);
+}
+
+// Makes barrier_init visible to the copy engine.
+__device__ __forceinline__ void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+// --- bulk copies
+
+// Weights are read once a step: they leave the L2 first, so that activations and flags stay.
+__device__ __forceinline__ uint64_t evict_first() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// Global to shared; 16-byte aligned, a multiple of 16 bytes. Completes on `barrier`.
+__device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+
+__device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
+// Orders this thread's view of global memory (acquired by a flag) before its own bulk copies.
+__device__ __forceinline__ void fence_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+__device__ __forceinline__ void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// --- flags in global memory
+
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void add_release(uint32_t* flag, uint32_t value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+
+// Waits until a counter that only grows (and wraps) has reached `target`.
+__device__ __forceinline__ void wait_counter(const uint32_t* counter, uint32_t target, Fault* fault, Wait what, uint32_t detail) {
+  if (static_cast<int32_t>(load_acquire(counter) - target) >= 0) return;
+  Watch watch;
+  while (static_cast<int32_t>(load_acquire(counter) - target) < 0) watch.look(fault, what, detail);
+}
+
+// --- named barriers of some warps of a block; id 0 is __syncthreads'
+
+template <int kId, int kThreads>
+__device__ __forceinline__ void group_sync() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
+}
+
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t value;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(value));
+  return value;
+}
+
+}  // namespace kilotoken::ptx

@@ -1,0 +1,99 @@
+// Step times of a pro-synthetic slice on one GPU, as one rank of `of` sees it: plain and speculative rounds inside one launch, the
+// same instructions as a CUDA graph, and where the cycles of a layer go. Arguments: layers of [tokens] [context]
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "kernels/stack.h"
+#include "kernels/synthetic/source.h"
+
+using namespace kilotoken;
+using namespace kilotoken::stack;
+
+namespace {
+
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x.empty() ? 0 : x[x.size() / 2];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  SyntheticShape shape;
+  shape.layers = argc > 1 ? std::stoul(argv[1]) : 8;
+  SyntheticShard shard{0, argc > 2 ? static_cast<uint32_t>(std::stoul(argv[2])) : 8};
+  const uint64_t tokens = argc > 3 ? std::stoull(argv[3]) : 200;
+  const int context = argc > 4 ? std::stoi(argv[4]) : 1024;
+  try {
+    const auto source = synthetic_source(1, shape, shard);
+    const TargetShape target = synthetic_target(shape, shard, context);
+    const DraftShape draft = synthetic_draft(shape, shard);
+    const auto stack = Stack::make(0, target, &draft, *source);
+    std::printf("%u layers, rank 0 of %u: %.2f GB of pages, %d blocks\n", shape.layers, shard.of, static_cast<double>(stack->weight_bytes()) / 1e9, stack->blocks());
+    Request request;
+    for (int i = 0; i < 24; ++i) request.prompt.push_back(i * 7919 % target.vocab);
+    request.max_tokens = tokens;
+    std::vector<int32_t> expected;
+    for (const int block : {1, 8}) {
+      for (const Mode mode : {Mode::kResident, Mode::kGraph, Mode::kOps}) {
+        request.block_size = block;
+        const auto session = stack->open(request);
+        std::vector<int32_t> out;
+        std::vector<double> draft_us, verify_us, experts;
+        size_t rounds = 0;
+        while (!session->finished()) {
+          for (const StackRound& r : session->run(64, mode)) {
+            out.insert(out.end(), r.committed.begin(), r.committed.end());
+            if (rounds++ < 2) continue;
+            draft_us.push_back(static_cast<double>(r.draft_ns) / 1e3);
+            verify_us.push_back(static_cast<double>(r.verify_ns) / 1e3);
+            double sum = 0;
+            for (const uint32_t n : r.distinct_experts) sum += n;
+            experts.push_back(sum / static_cast<double>(r.distinct_experts.size()));
+          }
+        }
+        if (expected.empty()) expected = out;
+        tally::that(out == expected, "block %d: other tokens than plain decoding", block);
+        std::printf("block %d %-9s %4zu rounds, %.2f tokens a round, draft %7.1f us, verify %7.1f us, %.1f experts a layer\n", block,
+                    mode == Mode::kResident ? "resident" : mode == Mode::kGraph ? "graph" : "ops", rounds,
+                    static_cast<double>(out.size()) / static_cast<double>(rounds), median(draft_us), median(verify_us), median(experts));
+      }
+    }
+    request.block_size = 8;
+    const auto session = stack->open(request);
+    session->trace();
+    session->run(20, Mode::kResident);
+    const std::vector<TraceEntry> trace = session->trace();
+    // From an instruction's inputs to the next one's: work of the median and of the slowest block, and the way to the next.
+    std::map<std::string, std::vector<double>> slowest, whole;
+    const auto most = [](const std::vector<long long>& x) { return static_cast<double>(*std::max_element(x.begin(), x.end())); };
+    for (size_t i = 0; i + 1 < trace.size(); ++i) {
+      slowest[trace[i].op].push_back(most(trace[i].done));
+      whole[trace[i].op].push_back(static_cast<double>(trace[i + 1].began - trace[i].began));
+    }
+    std::printf("cycles a round: slowest block | until the next begins: median, sum\n");
+    for (const auto& [op, cycles] : whole) {
+      double sum = 0;
+      for (const double c : cycles) sum += c;
+      std::printf("  %-13s x %3zu  %8.0f | %8.0f %10.0f\n", op.c_str(), cycles.size(), median(slowest[op]), median(cycles), sum);
+    }
+    size_t at = 0, seen = 0;
+    for (size_t i = 0; i < trace.size() && seen < 3; ++i)
+      if (std::strcmp(trace[i].op, "experts up") == 0) at = i, ++seen;
+    std::printf("around a mixture layer: math of block 0, median, slowest; stored by the slowest; next begins\n");
+    for (size_t i = at > 9 ? at - 9 : 0; i < std::min(at + 5, trace.size() - 1); ++i) {
+      std::vector<double> math(trace[i].math.begin(), trace[i].math.end());
+      std::printf("  %-13s %7lld %7.0f %7.0f  %7.0f  %7lld\n", trace[i].op, trace[i].math[0], median(math), most(trace[i].math), most(trace[i].done),
+                  trace[i + 1].began - trace[i].began);
+    }
+  } catch (const std::exception& error) {
+    tally::that(false, "%s", error.what());
+  }
+  return tally::finish("stack bench");
+}
