@@ -48,7 +48,7 @@ export const BUDGETS: Readonly<Record<GateName, Budget>> = {
     twoSampleSessions: 2_400,
     twoSampleTokens: 2,
     rowPositions: 48,
-    lawSeconds: 120,
+    lawSeconds: 300,
     alpha: 1e-6,
     power: 0.999,
     largestBlindDistance: 0.1,

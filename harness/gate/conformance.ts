@@ -115,7 +115,7 @@ async function refusals({ engine, prompts, observer, decoding }: ConformanceInpu
         await session.close();
         return true;
       } catch (error) {
-        const { name, kind } = error as { name?: string; kind?: string };
+        const { name, kind } = (error ?? {}) as { name?: string; kind?: string };
         if (name === 'EngineFault' && kind !== 'failed') throw error;
         return false;
       }
@@ -129,7 +129,7 @@ async function refusals({ engine, prompts, observer, decoding }: ConformanceInpu
       await session.step();
       return true;
     } catch (error) {
-      const { name, kind } = error as { name?: string; kind?: string };
+      const { name, kind } = (error ?? {}) as { name?: string; kind?: string };
       if (name === 'EngineFault' && kind !== 'failed') throw error;
       return false;
     } finally {
@@ -332,14 +332,14 @@ async function scores({ engine, prompts, observer, decoding }: ConformanceInput)
   const whole = await observer.mayRefuse('score', 'score', () => engine.score(prompt.ids, next));
   if (whole !== null && next.length > 0) {
     n += 1;
-    const { logprobs } = whole;
+    const { logprobs = [] } = whole;
     if (logprobs.length !== next.length) problems.push(`${logprobs.length} scores for ${next.length} tokens`);
     const wrong = logprobs.findIndex((value) => Number.isNaN(value) || value > SCORE_SLACK);
     if (wrong >= 0) problems.push(`score ${wrong} is ${logprobs[wrong]}, not a log-probability`);
     const rest = await observer.mayRefuse('score', 'score', () =>
       engine.score([...prompt.ids, ...next.slice(0, 2)], next.slice(2)),
     );
-    rest?.logprobs.forEach((value, i) => {
+    rest?.logprobs?.forEach?.((value, i) => {
       const other = logprobs[i + 2];
       if (other !== undefined && Math.abs(value - other) > SCORE_SLACK) {
         problems.push(`token ${i + 2} scores ${other} in one call and ${value} in another`);

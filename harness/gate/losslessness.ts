@@ -264,7 +264,8 @@ async function ownLaw(input: LosslessInput, overdue: () => boolean, threshold: n
   const nothing = { stream: null, replay, acceptance, before: [], after: [], capped: false, doubts: [], earnings: {} };
   const probe = await observer.run(engine, input.prompts[0]!, input.decoding({ maxTokens: 4 }), 'probe');
   if (probe.fault !== null) return null;
-  const source: RowSource = probe.rounds.every((round) => round.replay !== undefined)
+  // Rows in some rounds are rows in all, or a finding.
+  const source: RowSource = probe.rounds.some((round) => round.replay !== undefined)
     ? 'rounds'
     : (await scores(input, probe))
       ? 'score'
@@ -377,7 +378,7 @@ async function scores(input: LosslessInput, probe: Observed): Promise<boolean> {
   const scored = await input.observer.mayRefuse('score', 'score', () =>
     input.plain.score(input.prompts[0]!.ids, probe.tokens.slice(0, 1)),
   );
-  return scored !== null && scored.logprobs.length === 1 && Number.isFinite(scored.logprobs[0]);
+  return scored?.logprobs?.length === 1 && Number.isFinite(scored.logprobs[0]);
 }
 
 async function scoredRows(
@@ -394,7 +395,7 @@ async function scoredRows(
     for (let token = 0; token < row.length; token++) {
       const scored = await input.observer.ask(run.session, 'score', () => input.plain.score(prefix, [token]));
       if (scored === null) return 'score() failed';
-      row[token] = scored.logprobs[0] ?? Number.NaN;
+      row[token] = scored.logprobs?.[0] ?? Number.NaN;
     }
     const sum = row.reduce((total, value) => total + Math.exp(value), 0);
     if (!(Math.abs(sum - 1) < 1e-3)) return `score() adds up to ${sum} over the vocabulary`;
@@ -459,7 +460,7 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[], texts: 
   for (const { session, prompt, tokens, probabilities } of texts) {
     if (observer.broken || input.signal.aborted) break;
     const score = await observer.mayRefuse('score', 'score', () => plain.score(prompt.ids, tokens));
-    if (score === null || score.logprobs.length !== tokens.length) break;
+    if (score?.logprobs?.length !== tokens.length) break;
     for (const [i, logprob] of score.logprobs.entries()) {
       scored += 1;
       note(Math.abs(probabilities[i]! - Math.exp(logprob)), `score, ${session}, output ${i}`);

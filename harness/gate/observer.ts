@@ -30,16 +30,34 @@ class Late extends Error {
   override readonly name = 'Late';
 }
 
-export async function within<T>(milliseconds: number, what: string, promise: Promise<T>): Promise<T> {
+/** `call` may throw at once, or never settle. */
+export async function within<T>(milliseconds: number, what: string, call: () => Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Late(`no answer to ${what} within ${milliseconds} ms`)), milliseconds);
   });
   try {
-    return await Promise.race([promise, late]);
+    return await Promise.race([(async () => call())(), late]);
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** Of whatever was thrown: anything may be. */
+function nameOf(error: unknown): string | undefined {
+  return (error as { name?: string } | null | undefined)?.name;
+}
+
+class Malformed extends Error {
+  readonly kind = 'malformed';
+}
+
+/** A session with its verbs. */
+function checkedSession(session: Session | null | undefined): Session {
+  const verbs = ['step', 'fork', 'close'] as const;
+  const lacking = verbs.find((verb) => typeof session?.[verb] !== 'function');
+  if (lacking !== undefined) throw new Malformed(`open gives a session without ${lacking}`);
+  return session!;
 }
 
 /** Faults after which an engine is not asked again. */
@@ -69,13 +87,15 @@ export class Observer {
     const session = `${label}/${prompt.name}/seed ${decoding.seed}`;
     let opened: Session;
     try {
-      opened = await within(this.#stepMs, 'open', engine.open(prompt.ids, decoding));
+      opened = checkedSession(await within(this.#stepMs, 'open', async () => engine.open(prompt.ids, decoding)));
     } catch (error) {
-      if (['EnvironmentError', 'InputError'].includes((error as Error).name)) throw error;
+      if (['EnvironmentError', 'InputError'].includes(nameOf(error) ?? '')) throw error;
       return { session, rounds: [], tokens: [], echo: undefined, fault: this.#fault(session, error) };
     }
     const observed = await this.finish(engine, opened, prompt, decoding, session, []);
-    await within(this.#stepMs, 'close', opened.close()).catch((error: unknown) => this.#fault(session, error));
+    await within(this.#stepMs, 'close', async () => opened.close()).catch((error: unknown) =>
+      this.#fault(session, error),
+    );
     return observed;
   }
 
@@ -96,7 +116,7 @@ export class Observer {
     while (rows.at(-1)?.finish == null) {
       try {
         const started = process.hrtime.bigint();
-        const round = await within(this.#stepMs, `round ${rows.length}`, opened.step());
+        const round = await within(this.#stepMs, `round ${rows.length}`, async () => opened.step());
         const row = rowOf(session, rows.length, round, Number(process.hrtime.bigint() - started));
         if (typeof row === 'string') {
           fault = this.#record(session, 'malformed', `round ${rows.length}: ${row}`);
@@ -105,7 +125,7 @@ export class Observer {
         rows.push(row);
         rounds.push(round);
       } catch (error) {
-        if ((error as Error).name === 'EnvironmentError') throw error;
+        if (nameOf(error) === 'EnvironmentError') throw error;
         fault = this.#fault(session, error);
         break;
       }
@@ -128,7 +148,7 @@ export class Observer {
       try {
         return await call();
       } catch (error) {
-        const { name, kind } = error as { name?: string; kind?: string };
+        const { name, kind } = (error ?? {}) as { name?: string; kind?: string };
         if (name === 'EngineFault' && kind !== 'failed') throw error;
         return null;
       }
@@ -138,9 +158,9 @@ export class Observer {
   /** Awaits something that is not a session, with the same time limit; a fault is recorded and gives null. */
   async ask<T>(session: string, what: string, call: () => Promise<T>): Promise<T | null> {
     try {
-      return await within(this.#stepMs, what, call());
+      return await within(this.#stepMs, what, call);
     } catch (error) {
-      if ((error as Error).name === 'EnvironmentError') throw error;
+      if (nameOf(error) === 'EnvironmentError') throw error;
       this.#fault(session, error);
       return null;
     }

@@ -39,13 +39,26 @@ export function probabilities(row: Float64Array): Float64Array {
   return out;
 }
 
+function isNumbers(list: unknown): boolean {
+  return Array.isArray(list) && list.every((use) => typeof use?.stream === 'string' && typeof use.u === 'number');
+}
+
+function isNoise(list: unknown): boolean {
+  return Array.isArray(list) && list.every((use) => use?.u instanceof Float64Array);
+}
+
 /** The rows of one round, or in words what is wrong with them. Null: the round carries none. */
 export function rowsOf(
   round: Round,
   vocabSize: number,
 ): { readonly p: Float64Array[]; readonly q: Float64Array[] } | string | null {
-  if (round.replay === undefined) return null;
-  const { p, q } = round.replay;
+  if (round.replay === undefined || round.replay === null) return null;
+  const { p, q, uniforms, noise } = round.replay;
+  // An engine in this process is held to no type but by this.
+  const rows = Array.isArray(p) && Array.isArray(q) && [...p, ...q].every((row) => row instanceof Float64Array);
+  if (!rows) return 'target and draft rows are no lists of Float64Array';
+  if (!isNumbers(uniforms) || (noise !== undefined && !isNoise(noise)))
+    return 'uniforms or noise are no lists of numbers';
   if (p.length < round.committed.length) return `${p.length} target rows for ${round.committed.length} tokens`;
   if (q.length !== 0 && q.length !== round.drafted.length)
     return `${q.length} draft rows for ${round.drafted.length} drafts`;
