@@ -112,6 +112,15 @@ export async function readRun(directory: string, options: ReadOptions = {}): Pro
       differ(`${join(directory, 'prompts.jsonl')}: these are not the prompts that the manifest names`);
     }
   }
+  const { plan } = manifest;
+  const due = [
+    ...plan.phases.flatMap((phase) => phase.prompts),
+    ...(plan.speed?.cells.flatMap((cell) => [...cell.prompts, ...cell.warmupPrompts, ...cell.probePrompts]) ?? []),
+  ];
+  const missing = due.find((id) => !prompts.has(id));
+  if (finished && missing !== undefined) {
+    throw new InputError(`${join(directory, 'prompts.jsonl')}: prompt ${missing} of the plan is missing`);
+  }
   return { manifest, prompts, sessions: open, timings, telemetry, events };
 }
 
@@ -153,6 +162,7 @@ export function readManifest(directory: string, differ: (text: string) => void =
     if (digestOf(manifest.plan) !== manifest.planDigest) {
       differ(`${path}: the plan is not the one that was fixed before the run`);
     }
+    checkEngines(manifest, path);
     return { ...manifest, provenance: null, promptsDigest: null, shard: null, parts: null };
   }
   const { $schema, ...manifest } = validated(ManifestV2, value, path);
@@ -162,7 +172,18 @@ export function readManifest(directory: string, differ: (text: string) => void =
   if (digestOf(plan) !== manifest.planDigest) {
     differ(`${planPath}: the plan is not the one that was fixed before the run`);
   }
+  checkEngines({ ...manifest, plan }, planPath);
   return { ...manifest, plan };
+}
+
+/** Nothing can be judged of engines that have no card. */
+function checkEngines({ engines, plan }: Pick<Manifest, 'engines' | 'plan'>, path: string): void {
+  const named = [...plan.phases, ...(plan.speed == null ? [] : [plan.speed])].flatMap((part) => [
+    part.plain,
+    part.speculative,
+  ]);
+  const missing = named.find((name) => !Object.hasOwn(engines, name));
+  if (missing !== undefined) throw new InputError(`${path}: engine ${missing} of the plan has no card in the manifest`);
 }
 
 export function readJson(path: string): unknown {
