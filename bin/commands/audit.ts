@@ -18,7 +18,7 @@ import { machine } from '../support/machine.ts';
 import { type Activations, type EngineName, engineOption, loadModel, modelKind, NANO } from '../support/model.ts';
 import { activationsOption, listOf, realNumber, seed, shard, wholeNumber } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
-import { buildPage } from '../support/page.ts';
+import { buildPage, hasPageBuilder } from '../support/page.ts';
 import { chooseSuites, encodeSuites } from '../support/prompts.ts';
 import { ROOT, repositoryState } from '../support/repository.ts';
 import { segmentsInChildren } from '../support/segments.ts';
@@ -186,7 +186,7 @@ async function run(options: Options): Promise<void> {
     const code = exitCodeOf(report.verdicts);
     // A shard alone lacks the sessions of the others: that is for the merged run to judge.
     process.exitCode = options.shard !== undefined && code === EXIT.inconclusive ? EXIT.pass : code;
-    if (!options.page) closing(`Run: ${directory}`);
+    if (!options.page || !hasPageBuilder()) closing(`Run: ${directory}`);
     else {
       note('Building the page ...');
       closing(`Page: ${await buildPage(directory)}`);

@@ -5,6 +5,11 @@ import { join, resolve } from 'node:path';
 import { EnvironmentError } from '../../harness/engine.ts';
 import { ROOT } from './repository.ts';
 
+/** False in a bundle, which has no site. */
+export function hasPageBuilder(): boolean {
+  return existsSync(join(ROOT, 'site'));
+}
+
 /** Returns the path of the page. Throws EnvironmentError when the site builder is missing or fails. */
 export async function buildPage(directory: string): Promise<string> {
   const astro = join(ROOT, 'node_modules/astro/astro.js');

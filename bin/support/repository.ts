@@ -1,6 +1,6 @@
 /** Where the repository lies and which commit it is at. */
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 /** The folder with package.json and suites/, above this file both in the source tree and in dist/. */
@@ -15,6 +15,11 @@ function findRoot(start: string): string {
 
 export function repositoryState(): { readonly commit: string; readonly dirty: boolean } {
   try {
+    const bundle = join(ROOT, 'bundle.json'); // written by scripts/bundle.mjs: what the archive was made of
+    if (existsSync(bundle)) {
+      const { commit, dirty } = JSON.parse(readFileSync(bundle, 'utf8')) as { commit: string; dirty: boolean };
+      return { commit, dirty };
+    }
     const git = (...args: string[]): string =>
       execFileSync('git', args, { cwd: ROOT, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
     return { commit: git('rev-parse', 'HEAD'), dirty: git('status', '--porcelain') !== '' };
