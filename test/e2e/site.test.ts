@@ -33,6 +33,7 @@ function publish(runs: string, name: string, report: Report): string {
 }
 
 const sample = sampleReport();
+const measurement = sample.measurement!;
 const ledger = JSON.parse(readFileSync(new URL('../../suites/claims.json', import.meta.url), 'utf8')) as {
   id: string;
   claim: string;
@@ -192,6 +193,59 @@ describe('the numbers of the report', () => {
       else expect(textOf(at('speed-up'))).toBe('baseline');
     }
     expect(textOf(cellAt('speed-table', 'chat', 'greedy, match, block 8', 'speed-up'))).toMatch(/^0\.91/);
+  });
+
+  test('measurement: every figure in its arm, with formula and source; nothing where nothing was measured', () => {
+    const { cells, comparisons } = measurement;
+    for (const cell of cells) {
+      const table = byId(page, `definitions-${cell.scenario}`);
+      for (const { name, formula, source, figure } of cell.figures) {
+        const line = all(table, 'tr').find((tr) => textOf(all(tr, 'th')[0] ?? '').startsWith(name));
+        if (!line) return expect.fail(`${cell.id}: no row ${name}`);
+        expect(textOf(all(line, 'th')[0] ?? '')).toContain(`${formula}; ${source}`);
+        expectNumber(all(line, 'td')[cell.speculation ? 1 : 0] ?? expect.fail('no cell'), figure);
+      }
+    }
+    for (const [i, comparison] of comparisons.entries()) {
+      for (const { name, figure } of comparison.figures) {
+        const line = all(byId(page, 'comparison'), 'tr').find((tr) => textOf(all(tr, 'th')[0] ?? '').startsWith(name));
+        expectNumber(all(line ?? page, 'td')[i] ?? expect.fail('no cell'), figure);
+      }
+    }
+  });
+
+  test('measurement: the kind of run is said first, and labels stand at the numbers they concern', () => {
+    const speed = textOf(byId(page, 'speed'));
+    expect(speed).toContain(measurement.statement);
+    for (const id of ['definitions-coding', 'comparison', 'speed-table']) {
+      expect(textOf(byId(page, id))).toMatch(/short run: (timed for about 31 s|31 s measured)/);
+    }
+    // "assumed" belongs to the price alone, which is alone in its group.
+    const table = byId(page, 'definitions-coding');
+    const note = all(table, 'li').find((li) => textOf(li).includes('assumed: 2.5 EUR an hour'));
+    const mark = textOf(all(note ?? page, 'b')[0] ?? '');
+    const marked = all(table, 'tr').filter((tr) => all(tr, 'sup').some((sup) => textOf(sup).includes(mark)));
+    expect(marked.map((tr) => textOf(all(tr, 'th')[0] ?? ''))).toEqual([expect.stringMatching(/^What it buys/)]);
+  });
+
+  test('measurement: conditions, facets, absent facets, checks', () => {
+    const conditions = textOf(byId(page, 'conditions'));
+    for (const part of ['31.4', '2,210', '5,381', '3 of 4', 'no verdict', '1.21 of 1.50', 'too short']) {
+      expect(conditions).toContain(part);
+    }
+    for (const row of measurement.facets) {
+      const line = all(byId(page, 'facets'), 'tr').find((tr) => textOf(headOf(tr)) === row.value);
+      const [data] = all(line ?? page, 'data');
+      expect(Number(data?.attributes.get('value'))).toBe(row.rawMicro.state === 'measured' ? row.rawMicro.value : NaN);
+      expect(textOf(line ?? '')).toContain(row.rawMicro.state === 'measured' ? `n = ${row.rawMicro.n}` : '');
+    }
+    for (const { facet, reason } of measurement.absentFacets) {
+      expect(textOf(byId(page, 'acceptance'))).toContain(`Not told apart by ${facet}: ${reason}`);
+    }
+    for (const check of measurement.checks) {
+      const entry = textOf(byId(page, `check-${check.id}`));
+      for (const part of [check.question, check.outcome, check.evidence]) expect(entry).toContain(part);
+    }
   });
 
   test('a warning stands at the number it touches and is spelled out under the table', () => {
@@ -379,8 +433,9 @@ describe('other inputs', () => {
   test('texts of a report stay texts, wherever they are put', { timeout: BUILD_LIMIT }, async () => {
     const attack = `"'><script>alert(1)</script><img src=x onerror=alert(1)></style><svg onload=alert(1)>&lt;b&gt;`;
     const hostile = JSON.parse(JSON.stringify(report), (key, value) => {
-      const structural = ['schema', 'state', 'outcome', 'code', 'kind'].includes(key);
-      return typeof value === 'string' && !structural ? `${value} ${attack}` : value;
+      const structural = ['schema', 'state', 'outcome', 'code', 'kind', 'mode'].includes(key);
+      const word = ['trace', 'request', 'counter', 'inferred', 'language', 'context'].includes(value);
+      return typeof value === 'string' && !structural && !word ? `${value} ${attack}` : value;
     }) as Report;
     const { code, output, html } = await buildSite(publish('hostile', 'run', hostile), join(home, 'page-three'));
     expect(code, output).toBe(0);

@@ -2,7 +2,16 @@
  * A SYNTHETIC report for tests of the page. Every number in it is made up; none was measured. It is consistent with itself
  * (averages follow from histograms) and holds what is awkward to print: losses, gaps, warnings, several decodings.
  */
-import type { AcceptanceRow, Measured, Report, SpeedRow, Warning } from '../../harness/report/schema.ts';
+import type {
+  AcceptanceRow,
+  Figure,
+  Measured,
+  Measurement,
+  Report,
+  SpeedCell,
+  SpeedRow,
+  Warning,
+} from '../../harness/report/schema.ts';
 
 const SCENARIOS = ['coding', 'math', 'agent', 'chat'] as const;
 const PUBLISHED: Readonly<Record<string, number>> = { coding: 6.3, math: 5.56, agent: 4.29 };
@@ -90,6 +99,178 @@ function speedRows(scenario: string, d: (typeof DECODINGS)[number]): SpeedRow[] 
   ];
 }
 
+const SHORT: Warning = { code: 'short-run', text: 'timed for about 31 s; a headline asks for 600 s' };
+const STEADY: Warning = { code: 'not-steady', text: '1 of 4 processes were timed before they were steady' };
+const ASSUMED: Warning = { code: 'assumed', text: "2.5 EUR an hour is the caller's own figure" };
+
+function speedFigures(speculation: boolean, chat: boolean, warnings: Warning[]): Figure[] {
+  const rate = speculation ? (chat ? 156.54 : 377.04) : 171.38;
+  const figure = (id: string, name: string, formula: string, source: Figure['source'], value: Measured): Figure => ({
+    id,
+    name,
+    formula,
+    source,
+    figure: value,
+  });
+  return [
+    figure(
+      'decode-tps',
+      'Decode tokens per second',
+      '(N − n₁) / (t_m − t₁), pooled over requests',
+      'trace',
+      measured(rate, 'tokens/s', 4.7, warnings),
+    ),
+    figure(
+      'ttft',
+      'Time to first token',
+      't₁ − t_s, mean over requests',
+      'request',
+      measured(83.21, 'ms', 2.2, warnings),
+    ),
+    figure(
+      'step',
+      'Step time',
+      'mean of a verify step, clock of the harness',
+      'trace',
+      measured(14.14, 'ms', 0.3, warnings),
+    ),
+    figure(
+      'device-step',
+      'Step time on the device',
+      "mean of a verify step, the device's clock",
+      'trace',
+      missing('the engine has no clock on a device'),
+    ),
+    figure(
+      'price-per-million',
+      'Price of a million tokens at 2.5 EUR an hour',
+      'price an hour / tokens an hour end to end, this concurrency',
+      'inferred',
+      measured(2500 / 3.6 / rate, 'EUR per million tokens', 0.21, [...warnings, ASSUMED]),
+    ),
+  ];
+}
+
+function speedCell(scenario: string, speculation: boolean): SpeedCell {
+  const warnings = speculation ? [SHORT, STEADY] : [SHORT];
+  const chat = scenario === 'chat';
+  return {
+    id: `${scenario}/c1/${speculation ? 'speculative' : 'plain'}`,
+    engine: speculation ? 'sample/match-b8' : 'sample/match-b1',
+    scenario,
+    concurrency: 1,
+    decoding: 'greedy',
+    speculation,
+    rule: 'match',
+    blockSize: speculation ? 8 : 1,
+    headline: false,
+    window: {
+      seconds: 31.412,
+      longestSeconds: 8.013,
+      processes: 4,
+      freshProcesses: true,
+      sessions: 96,
+      rounds: 2210,
+      tokens: 5381,
+      prompts: 12,
+    },
+    warmup: {
+      criterion: 'mean step times of the last 5 windows of 2 s within 1 % of their mean, or 30 s',
+      steady: speculation ? 3 : 4,
+      of: 4,
+    },
+    correctness: chat
+      ? { outcome: 'no verdict', evidence: 'no phase of this run judges this decoding' }
+      : { outcome: 'consistent', evidence: 'greedy: consistent; timed-output: consistent; timings: consistent' },
+    identity: {
+      tokensPerSecond: 377.04,
+      acceptanceLength: 5.33,
+      stepMs: 14.14,
+      residual: 0.00231,
+      tolerance: 0.02,
+      holds: true,
+    },
+    peak: chat ? null : { seconds: 1, ratio: 1.21, most: 1.5, holds: true },
+    invalidBecause: [],
+    warnings,
+    figures: speedFigures(speculation, chat, warnings),
+  };
+}
+
+function measurement(): Measurement {
+  return {
+    mode: 'short',
+    statement:
+      'Short run: a headline would ask for 600 s a cell, 31.4 s were timed, in 4 processes by turns (off, on, on, off).',
+    cells: ['coding', 'chat'].flatMap((scenario) => [speedCell(scenario, false), speedCell(scenario, true)]),
+    comparisons: ['coding', 'chat'].map((scenario) => ({
+      scenario,
+      concurrency: 1,
+      decoding: 'greedy',
+      rule: 'match',
+      figures: [
+        {
+          id: 'speedup',
+          name: 'Speed-up',
+          formula: 'decode tokens per second, on / off',
+          source: 'trace' as const,
+          figure: measured(scenario === 'chat' ? 0.9134 : 2.2001, 'x', 0.05, [SHORT, STEADY]),
+        },
+        {
+          id: 'tries-1000',
+          name: 'Tries of 1000 tokens within one of the baseline',
+          formula: 'floor(time of the task, off / time of the task, on), one after another',
+          source: 'inferred' as const,
+          figure: measured(scenario === 'chat' ? 0 : 2, 'tries', null, [SHORT, STEADY]),
+        },
+      ],
+    })),
+    facets: (['language', 'context'] as const).flatMap((facet) =>
+      (facet === 'language' ? ['en', 'zh'] : ['1 to 64 tokens', '65 to 256 tokens']).map((value, i) => ({
+        engine: 'sample/match-b8',
+        rule: 'match',
+        decoding: 'greedy',
+        facet,
+        value,
+        prompts: 60 - 55 * i,
+        rounds: 3000 - 2800 * i,
+        rawMicro: measured(
+          5.2 - 1.9 * i,
+          'tokens/round',
+          0.4,
+          i === 0 ? [] : [{ code: 'few-prompts', text: '5 prompts; an interval by prompt wants 30' }],
+        ),
+        keptMicro: measured(5.1 - 1.9 * i, 'tokens/round', 0.4),
+        source: 'trace' as const,
+      })),
+    ),
+    absentFacets: [{ facet: 'thinking', reason: 'no prompt of this run has a tag thinking:on or thinking:off' }],
+    checks: [
+      {
+        id: 'synthetic-acceptance',
+        question: 'Does an engine or a set variable say that acceptance is forced or assumed?',
+        outcome: 'clear',
+        evidence: 'no card of an engine says so, and no variable that is known for it is set',
+      },
+      {
+        id: 'foreign-load',
+        question: 'Did other processes use the processor while it was timed?',
+        outcome: 'found',
+        evidence: 'at most 1.31 cores were busy with others in any of 4 segments; 0.1 are allowed',
+      },
+      {
+        id: 'foreign-gpu',
+        question: 'Did another program hold a GPU?',
+        outcome: 'not checked',
+        evidence: 'no GPU, or no tool that tells',
+      },
+    ],
+    telemetry: [
+      { source: '/proc/stat', devices: 1, readings: 1431, hz: 9.98, quantities: ['cpu_load', 'utilisation'] },
+    ],
+  };
+}
+
 const engine = {
   weightsDigest: digest('a'),
   draftDigest: digest('b'),
@@ -107,7 +288,7 @@ const engine = {
 export function sampleReport(): Report {
   return {
     $schema: './report.schema.json',
-    schema: 'kilotoken/report@1',
+    schema: 'kilotoken/report@2',
     run: {
       id: 'synthetic-sample',
       title: 'Synthetic sample: made-up numbers that test the page',
@@ -197,6 +378,7 @@ export function sampleReport(): Report {
     ],
     acceptance: DECODINGS.flatMap((d) => SCENARIOS.map((scenario) => acceptanceRow(scenario, d))),
     speed: SCENARIOS.flatMap((scenario) => DECODINGS.slice(0, 2).flatMap((d) => speedRows(scenario, d))),
+    measurement: measurement(),
     claims: [
       {
         id: 'C01',

@@ -302,7 +302,9 @@ export function parseReport(json: string, name: string): Report {
     );
   }
   try {
-    return report(value, 'report');
+    const checked = report(value, 'report');
+    if (checked.schema !== SCHEMAS[0]) measurement(checked.measurement, 'report.measurement');
+    return checked;
   } catch (error) {
     throw new ReportError(`${name} cannot be shown: ${(error as Error).message}`);
   }

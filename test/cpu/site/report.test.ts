@@ -25,6 +25,11 @@ describe('a report the harness would write', () => {
     expect(parseReport(JSON.stringify(sampleReport()), 'r.json')).toEqual(sampleReport());
   });
 
+  test('of the first kind has no part on measurement', () => {
+    const { measurement: _, ...first } = { ...sampleReport(), schema: 'kilotoken/report@1' as const };
+    expect(parseReport(JSON.stringify(first), 'r.json').measurement).toBeUndefined();
+  });
+
   test('may carry fields the page does not know', () => {
     expect(() => parseReport(broken(['run', 'weather'], 'fair'), 'r.json')).not.toThrow();
   });
