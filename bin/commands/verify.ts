@@ -10,6 +10,7 @@ import type { Budget, GateName } from '../../harness/gate/budget.ts';
 import { EvidenceRecord } from '../../harness/gate/evidence.ts';
 import { runGate } from '../../harness/gate/gate.ts';
 import type { GatePrompt } from '../../harness/gate/observer.ts';
+import { type ReferenceScores, readReference } from '../../harness/gate/reference.ts';
 import { annotations, junit, markdown, plainLines } from '../../harness/gate/report.ts';
 import { exitCodeOf, type GateResult } from '../../harness/gate/result.ts';
 import { onInterrupt } from '../support/interrupt.ts';
@@ -24,6 +25,8 @@ const BUILT_IN: Readonly<Record<string, EngineName>> = { [NANO_CPU]: 'cpu', 'ref
 const BUILT_IN_NAMES = Object.keys(BUILT_IN).join(', ');
 /** The gate's own results on the nano checkpoints, kept as what later builds must hold. */
 const NANO_ACCEPTANCE = join(ROOT, 'results/calibration/acceptance.json');
+/** Scores of a build that agrees with the golden rows of another implementation (test/cpu/engine/golden.test.ts). */
+const NANO_SCORES = join(ROOT, 'results/calibration/scores.json');
 const RULES: readonly VerificationRule[] = ['match', 'coupled', 'reject'];
 
 /** Rules share the minute of a gate: equality and replay decide most, toys show what nano's rows are too alike for. */
@@ -44,6 +47,7 @@ interface Options {
   readonly seed: string;
   readonly tokens?: number;
   readonly acceptance?: string;
+  readonly reference?: string;
   readonly evidence?: string;
   readonly evidenceHead?: string;
   readonly junit?: string;
@@ -71,6 +75,10 @@ export function verifyCommand(program: Command): void {
     .option('--junit <file>', 'write JUnit XML')
     .option('--summary <file>', 'append a Markdown summary')
     .option('--acceptance <file>', 'earlier --json of this command: the acceptance must not have fallen below it')
+    .option(
+      '--reference <file>',
+      'scores of texts that the engine must give: [{"texts":[{"ids":[...],"nextLogprobs":[...]}]}]',
+    )
     .option('--json', 'print one JSON document')
     .option('--step-timeout <seconds>', 'longest wait for one answer', realNumber(0, 3600, true), 30)
     .option('--row-tolerance <distance>', 'total variation distance allowed between rows', realNumber(0, 1), 1e-6)
@@ -106,6 +114,7 @@ async function run(options: Options): Promise<void> {
           stepMs,
           rowTolerance: options.rowTolerance,
           record,
+          reference: (card) => referenceOf(card, options),
           acceptance: (card) => floorOf(card, named, options),
           signal,
           progress: note,
@@ -157,6 +166,12 @@ function recordOf({ evidence, evidenceHead }: Options): EvidenceRecord | null {
   if (evidence !== undefined) return new EvidenceRecord(evidence, evidenceHead ?? null);
   if (evidenceHead !== undefined) throw new InputError('--evidence-head needs --evidence');
   return null;
+}
+
+/** As the acceptance: what the caller states, or what a checked build of this repository gave. */
+function referenceOf(card: EngineCard, { reference, engine }: Options): ReferenceScores | null {
+  if (reference !== undefined) return readReference(reference, card);
+  return engine === NANO_CPU && existsSync(NANO_SCORES) ? readReference(NANO_SCORES, card) : null;
 }
 
 /** What the caller states, or for the engine of this repository what was measured on the same weights. */

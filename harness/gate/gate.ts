@@ -10,6 +10,7 @@ import { checkCard, checkDeclarations, checkInterface, concluded } from './confo
 import { buildKey, type Earlier, type Earnings, type EvidenceRecord } from './evidence.ts';
 import { builtInPrompts, checkLosslessness, checkPrompts, type LosslessOutcome, sessionSeed } from './losslessness.ts';
 import { type GatePrompt, Observer } from './observer.ts';
+import { checkReference, type ReferenceScores } from './reference.ts';
 import { type Check, GATE_SCHEMA_ID, type GateResult, verdictOf } from './result.ts';
 
 export interface GateInput {
@@ -27,6 +28,8 @@ export interface GateInput {
   readonly record: EvidenceRecord | null;
   /** What the acceptance must not fall below, by what its card says; absent or null: nobody states it. */
   readonly acceptance?: (card: EngineCard) => AcceptanceFloor | null;
+  /** Scores stated beforehand for what the card names; absent or null: none are. */
+  readonly reference?: (card: EngineCard) => ReferenceScores | null;
   readonly signal: AbortSignal;
   readonly progress: (line: string) => void;
   readonly now?: () => number;
@@ -137,6 +140,7 @@ async function judge(
   input.progress(`${engine.card.name}: interface and bookkeeping`);
   checks.push(...(await checkInterface({ engine, prompts, observer, decoding })));
   if (observer.broken || input.signal.aborted) return { earnings: {} };
+  checks.push(await checkReference(engine, input.reference?.(engine.card) ?? null, observer));
   input.progress(`${engine.card.name}: speculation on against off, rule ${engine.card.rule}`);
   const outcome = await checkLosslessness({
     engine,

@@ -418,8 +418,8 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[], texts: 
   let worst = '';
   const note = (distance: number, where: string): void => {
     n += 1;
-    // A distance that is no number is the worst.
-    if (!(distance < largest)) [largest, worst] = [distance, where];
+    // A distance that is no number is the worst, and stays it.
+    if (distance >= largest || Number.isNaN(distance)) [largest, worst] = [distance, where];
   };
   let rowsFromPlain = 0;
   let filteredRows = 0;
