@@ -231,7 +231,11 @@ export const MergedPart = z.strictObject({
   shard: Shard,
   id: z.string().min(1),
   startedAt: z.string(),
+  /** The shards lie one behind another on the clock of the merged run; this one from here, for so many seconds. */
+  offsetNs: Nanoseconds,
   seconds: z.number().nonnegative(),
+  /** headDigest of the shard's manifest, as its run-start has it. */
+  head: Digest,
   machine: Machine,
   provenance: Provenance,
   /** sha256 of the shard's manifest.json, and the root of its tree. */

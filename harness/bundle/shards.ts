@@ -25,3 +25,10 @@ export function cellsOf(plan: Plan, shard: Shard | null): Set<string> {
   const cells = plan.phases.flatMap((phase) => phase.prompts.map((prompt) => cellName(phase.id, prompt)));
   return new Set(shard === null ? cells : cells.filter((_, i) => i % shard.of === shard.index - 1));
 }
+
+/** Which shard of a merged run a cell was run in; empty for a run in one piece. */
+export function shardByCell(plan: Plan, parts: readonly { readonly shard: Shard }[] | null): Map<string, number> {
+  const shards = new Map<string, number>();
+  for (const { shard } of parts ?? []) for (const cell of cellsOf(plan, shard)) shards.set(cell, shard.index);
+  return shards;
+}

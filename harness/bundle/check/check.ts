@@ -12,7 +12,7 @@ import { canonicalJson, sha256 } from '../../suite/canonical.ts';
 import { checkBooks } from '../../verify/books.ts';
 import { readJson, readManifest, readRun, type StoredRun } from '../reader.ts';
 import type { Manifest } from '../rows.ts';
-import { cellName, cellsOf } from '../shards.ts';
+import { cellName, shardByCell } from '../shards.ts';
 import { readSignature, signatureDifferences } from '../sign.ts';
 import { compareTrees, readTree, SIGNATURE_FILE, type Tree, treeOf } from '../tree.ts';
 import { checkCeilings } from './ceilings.ts';
@@ -156,10 +156,7 @@ function checkBuild(manifest: Manifest, digest: string, findings: Findings): voi
 }
 
 async function readForCheck(directory: string, manifest: Manifest, findings: Findings): Promise<StoredRun | null> {
-  const shards = new Map<string, number>();
-  for (const part of manifest.parts ?? []) {
-    for (const cell of cellsOf(manifest.plan, part.shard)) shards.set(cell, part.shard.index);
-  }
+  const shards = shardByCell(manifest.plan, manifest.parts);
   const alone = new Set(manifest.plan.phases.filter((phase) => phase.concurrency === 1).map((phase) => phase.id));
   const clocks = new ClockCheck(findings, (row) => shards.get(cellName(row.phase, row.prompt)) ?? 0, alone);
   try {
@@ -189,22 +186,23 @@ function checkDocuments(directory: string, run: StoredRun, findings: Findings): 
     ['verdicts.json', verdictsOf(report)],
     ['report.json', report],
   ] as const) {
-    const path = join(directory, name);
-    if (!existsSync(path)) {
+    const file = join(directory, name);
+    if (!existsSync(file)) {
       if (run.manifest.status !== 'running')
         findings.doubt('documents', `${name} is missing; the verdicts below are new`);
       continue;
     }
     let stored: unknown;
     try {
-      stored = readJson(path);
+      stored = readJson(file);
     } catch (error) {
       findings.difference('documents', (error as Error).message);
       continue;
     }
     // Compared as JSON: a member that is undefined does not exist.
     for (const difference of compareDocuments(stored, JSON.parse(JSON.stringify(computed)))) {
-      findings.difference('documents', `${name}: ${difference.text}`);
+      const { path, stored: said, computed: due } = difference;
+      findings.difference('documents', `${name}: ${path} says ${said}, the rows give ${due}`);
     }
   }
   return report.verdicts.map(({ id, outcome, evidence }) => ({ id, outcome, evidence }));

@@ -125,8 +125,11 @@ export class ClockCheck {
     const { manifest } = run;
     const name = part === 0 ? '' : `shard ${part}: `;
     const complain = (text: string): void => this.#findings.difference('clocks', `${name}${text}`);
-    const seconds = manifest.parts?.find((entry) => entry.shard.index === part)?.seconds ?? manifest.seconds;
-    const end = manifest.status === 'running' ? Number.POSITIVE_INFINITY : seconds * 1e9 + SLACK_NS;
+    const { offsetNs, seconds } = manifest.parts?.find((entry) => entry.shard.index === part) ?? {
+      offsetNs: 0,
+      seconds: manifest.seconds,
+    };
+    const end = manifest.status === 'running' ? Number.POSITIVE_INFINITY : offsetNs + seconds * 1e9 + SLACK_NS;
     const last = this.#lastEnd.get(part) ?? 0;
     if (last > end) complain(`the last round ends ${last} ns after the start of a run of ${seconds} s`);
 

@@ -7,7 +7,7 @@ import { type SessionTask, tasksOf } from '../../plan.ts';
 import { canonicalJson } from '../../suite/canonical.ts';
 import { cardDigest, headDigest } from '../digests.ts';
 import type { StoredRun } from '../reader.ts';
-import { cellName, cellsOf } from '../shards.ts';
+import { cellName, cellsOf, shardByCell } from '../shards.ts';
 import type { EngineCounters } from '../writer.ts';
 import type { Findings } from './findings.ts';
 
@@ -21,7 +21,8 @@ export function checkConformance(run: StoredRun, findings: Findings): void {
       if (cells.has(cellName(phase.id, task.prompt))) order.set(task.session, { task, place: order.size, done: false });
     }
   }
-  let place = -1;
+  const shards = shardByCell(manifest.plan, manifest.parts);
+  const places = new Map<number, number>();
   for (const { row } of run.sessions.values()) {
     const complain = (text: string): void => findings.difference('plan', `session ${row.session}: ${text}`);
     const due = order.get(row.session);
@@ -30,9 +31,11 @@ export function checkConformance(run: StoredRun, findings: Findings): void {
       continue;
     }
     due.done = true;
-    if (due.place < place) complain('it stands behind a session that the plan opens later');
-    place = Math.max(place, due.place);
     const { task } = due;
+    const part = shards.get(cellName(task.phase.id, task.prompt)) ?? 0;
+    const place = places.get(part) ?? -1;
+    if (due.place < place) complain('it stands behind a session that the plan opens later');
+    places.set(part, Math.max(place, due.place));
     const prompt = run.prompts.get(row.prompt)!;
     if (row.phase !== task.phase.id || row.arm !== task.arm || row.repeat !== task.repeat) {
       complain('phase, arm or repeat are not those of its name');
@@ -101,8 +104,20 @@ function checkCards(run: StoredRun, findings: Findings): void {
 
 function checkEvents(run: StoredRun, findings: Findings): void {
   const { manifest } = run;
-  if (manifest.parts !== null) return;
   const complain = (text: string): void => findings.difference('events', text);
+  if (manifest.parts !== null) {
+    for (const { shard, id, head, seconds, offsetNs } of manifest.parts) {
+      const own = run.events.filter((event) => event.shard === shard.index);
+      const [first, last] = [own[0], own.at(-1)];
+      if (first?.kind !== 'run-start' || first.t_ns !== offsetNs || first.run !== id || first.head !== head) {
+        complain(`shard ${shard.index} does not begin as the manifest says`);
+      }
+      if (last?.kind !== 'run-end' || Math.abs((last.t_ns - offsetNs) / 1e9 - seconds) > 1e-6) {
+        complain(`shard ${shard.index} does not end as the manifest says`);
+      }
+    }
+    return;
+  }
   const [first] = run.events;
   if (first === undefined) {
     if (manifest.status !== 'running') complain('there is no run-start');

@@ -1,13 +1,13 @@
-/** Two JSON documents side by side: every path at which they differ, in words. */
+/** Two JSON documents side by side: every path at which they differ. */
 
 /** Figures may be recomputed on another processor; the last bits of a logarithm are not what a check is about. */
 const RELATIVE = 1e-12;
 
 export interface DocumentDifference {
   readonly path: string;
-  readonly text: string;
-  /** The stored document lacks the member altogether. */
-  readonly added: boolean;
+  /** Each side in a few words; `nothing` where it has no such member. */
+  readonly stored: string;
+  readonly computed: string;
 }
 
 export function compareDocuments(stored: unknown, computed: unknown, path = ''): DocumentDifference[] {
@@ -18,27 +18,21 @@ export function compareDocuments(stored: unknown, computed: unknown, path = ''):
   }
   if (Array.isArray(stored) && Array.isArray(computed)) {
     if (stored.length !== computed.length) {
-      const text = `has ${stored.length} entries, the rows give ${computed.length}`;
-      return [{ path, text: `${path} ${text}`, added: false }];
+      return [{ path, stored: `${stored.length} entries`, computed: `${computed.length} entries` }];
     }
     return stored.flatMap((value, i) => compareDocuments(value, computed[i], `${path}[${i}]`));
   }
   if (isObject(stored) && isObject(computed)) {
     const keys = new Set([...Object.keys(stored), ...Object.keys(computed)]);
-    return [...keys].flatMap((key) => {
-      const at = path === '' ? key : `${path}.${key}`;
-      if (!(key in stored)) {
-        return [{ path: at, text: `${at} is missing, the rows give ${shown(computed[key])}`, added: true }];
-      }
-      if (!(key in computed)) return [{ path: at, text: `${at} does not follow from the rows`, added: false }];
-      return compareDocuments(stored[key], computed[key], at);
-    });
+    return [...keys].flatMap((key) =>
+      compareDocuments(stored[key], computed[key], path === '' ? key : `${path}.${key}`),
+    );
   }
   return [differ(path, stored, computed)];
 }
 
 function differ(path: string, stored: unknown, computed: unknown): DocumentDifference {
-  return { path, text: `${path} says ${shown(stored)}, the rows give ${shown(computed)}`, added: false };
+  return { path, stored: shown(stored), computed: shown(computed) };
 }
 
 function shown(value: unknown): string {

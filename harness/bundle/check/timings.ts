@@ -13,39 +13,37 @@ type Session = Extract<TimingRow, { kind: 'session' }>;
 
 export function checkTimings(run: StoredRun, findings: Findings): void {
   const lanes = new Map<string, Session>();
-  const sessionEnds = new Map<string, { from: number; to: number }>();
+  /** Of the sessions since the last segment row: a segment's row stands behind its sessions. */
+  let span: { segment: number; from: number; to: number } | null = null;
   for (const row of run.timings) {
-    const part = 'shard' in row ? String(row.shard) : '';
     if (row.kind === 'segment') {
       const where = `segment ${row.segment}`;
       if (row.endNs < row.startNs) findings.difference('timings', `${where} ends before it starts`);
-      const inside = sessionEnds.get(`${part} ${row.segment}`);
-      if (inside !== undefined && (inside.from < row.startNs - SLACK_NS || inside.to > row.endNs + SLACK_NS)) {
+      if (span !== null && (span.from < row.startNs - SLACK_NS || span.to > row.endNs + SLACK_NS)) {
         findings.difference('timings', `${where} has sessions outside its time`);
       }
-      if (
-        run.manifest.parts === null &&
-        row.endNs > run.manifest.seconds * 1e9 + SLACK_NS &&
-        run.manifest.status !== 'running'
-      ) {
+      if (run.manifest.status !== 'running' && row.endNs > run.manifest.seconds * 1e9 + SLACK_NS) {
         findings.difference('timings', `${where} ends behind the end of the run`);
       }
+      span = null;
+      lanes.clear();
       continue;
     }
     const where = `segment ${row.segment}, cell ${row.cell}, ${row.role} session ${row.ordinal}`;
     const wrong = sessionFault(row);
     if (wrong !== null) findings.difference('timings', `${where}: ${wrong}`);
-    const lane = `${part} ${row.segment} ${row.cell} ${row.lane}`;
+    const lane = `${row.segment} ${row.cell} ${row.lane}`;
     const before = lanes.get(lane);
     if (before !== undefined && row.startNs < before.startNs + (before.atNs.at(-1) ?? 0) - SLACK_NS) {
       findings.difference('timings', `${where}: it began before the session in front of it in its lane had ended`);
     }
     lanes.set(lane, row);
-    const key = `${part} ${row.segment}`;
     const end = row.startNs + (row.atNs.at(-1) ?? 0);
-    const span = sessionEnds.get(key);
-    if (span === undefined) sessionEnds.set(key, { from: row.startNs, to: end });
+    if (span === null) span = { segment: row.segment, from: row.startNs, to: end };
     else {
+      if (row.segment !== span.segment) {
+        findings.difference('timings', `${where}: it stands among the sessions of segment ${span.segment}`);
+      }
       span.from = Math.min(span.from, row.startNs);
       span.to = Math.max(span.to, end);
     }

@@ -1,0 +1,68 @@
+/** `kilotoken diff A B`: two runs side by side, down to the first token that differs. */
+import type { Command } from 'commander';
+import { type Alternatives, diffRuns, type RunDiff } from '../../harness/bundle/diff.ts';
+import { readRun } from '../../harness/bundle/reader.ts';
+import { EXIT } from '../support/exit.ts';
+import { paint, print, printJson, table } from '../support/output.ts';
+
+/** Differing sessions and figures that are printed; --json has them all. */
+const SHOWN = 10;
+
+export function diffCommand(program: Command): void {
+  program
+    .command('diff')
+    .argument('<a>', 'a run directory')
+    .argument('<b>', 'another')
+    .description(
+      'compare two runs: conditions, tokens, verdicts, figures; exit 0 when tokens and verdicts are the same, else 1',
+    )
+    .option('--json', 'print the comparison as one JSON document')
+    .action(async (a: string, b: string, options: { json?: boolean }) => {
+      const diff = diffRuns(await readRun(a), await readRun(b));
+      if (options.json) printJson(diff);
+      else printDiff(diff);
+      process.exitCode = diff.same ? EXIT.pass : EXIT.refuted;
+    });
+}
+
+function printDiff(diff: RunDiff): void {
+  print(`A ${diff.a}`);
+  print(`B ${diff.b}`);
+  section('Conditions', diff.conditions);
+  const { tokens } = diff;
+  section('Tokens', [
+    `${tokens.sessions} sessions in both, ${tokens.onlyA} only in A, ${tokens.onlyB} only in B`,
+    `${tokens.differing} differ in their tokens; ${tokens.otherRounds} more have the same tokens in other rounds`,
+    ...tokens.first
+      .slice(0, SHOWN)
+      .flatMap((first) => [
+        `session ${first.session}: ${first.text}`,
+        `    A: ${likeliest(first.top5.a)}`,
+        `    B: ${likeliest(first.top5.b)}`,
+      ]),
+  ]);
+  section('Verdicts', diff.verdicts.length === 0 ? ['the same'] : diff.verdicts);
+  print('');
+  print(paint('bold', `Figures that differ: ${diff.figures.length}`));
+  const rows = diff.figures
+    .slice(0, SHOWN)
+    .map(({ figure, a, b, overlap }) => [
+      figure,
+      a,
+      b,
+      overlap === null ? '' : overlap ? 'intervals overlap' : paint('yellow', 'intervals do not overlap'),
+    ]);
+  if (rows.length > 0) print(table([['figure', 'A', 'B', ''], ...rows]));
+  if (diff.figures.length > SHOWN) print(`and ${diff.figures.length - SHOWN} more (--json)`);
+}
+
+function section(title: string, lines: readonly string[]): void {
+  print('');
+  print(paint('bold', title));
+  for (const line of lines.length === 0 ? ['the same'] : lines) print(line);
+}
+
+function likeliest(alternatives: Alternatives): string {
+  if (alternatives === null) return 'no row on record';
+  return alternatives.map(([token, logprob]) => `${token} (${logprob.toFixed(4)})`).join('  ');
+}

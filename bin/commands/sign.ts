@@ -1,0 +1,24 @@
+/** `kilotoken sign BUNDLE --key key.pem`: an Ed25519 signature over the tree of a sealed bundle. */
+import { readFileSync } from 'node:fs';
+import type { Command } from 'commander';
+import { signBundle } from '../../harness/bundle/sign.ts';
+import { InputError } from '../../harness/engine.ts';
+import { print } from '../support/output.ts';
+
+export function signCommand(program: Command): void {
+  program
+    .command('sign')
+    .argument('<bundle>', 'a sealed run directory')
+    .requiredOption('--key <pem>', 'Ed25519 private key, as `openssl genpkey -algorithm ed25519` writes it')
+    .description('sign the tree of a bundle; check it with: kilotoken check BUNDLE --public-key PEM')
+    .action((bundle: string, options: { key: string }) => {
+      let pem: string;
+      try {
+        pem = readFileSync(options.key, 'utf8');
+      } catch {
+        throw new InputError(`${options.key} cannot be read`);
+      }
+      const { root, publicKey } = signBundle(bundle, pem);
+      print(`Signed ${root} with the key ${publicKey}`);
+    });
+}
