@@ -11,7 +11,11 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { openDefectBuild } from '../../../bin/support/defect-build.ts';
 import type { Round, VerificationRule } from '../../../harness/engine.ts';
+import type { TrainedModel } from '../../../harness/mutants/build.ts';
+import { LOOP_ROWS, NETWORK_ROWS, NOT_IN_LOOP } from '../../../harness/mutants/catalogue.ts';
+import { DEFECTS } from '../../../harness/oracle/defects.ts';
 import { addon, addonFile, defectsAddonFile } from '../../../native/addon.ts';
 import { CpuModel, ToyModel } from '../../../native/engines.ts';
 import { checkpoint, decode, finish, GREEDY, randomIds, tinyVocabulary, tokensOf } from './checkpoints.ts';
@@ -20,6 +24,7 @@ import { audit, type Played, replay } from './replayer.ts';
 import { acceptedLaw, plainLaw, randomTables, type Toy, targetRow, toyOf } from './toys.ts';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
+const NANO = path.join(ROOT, 'checkpoints', 'nano', 'fp4');
 const FOLDER = path.join(ROOT, 'build', 'defects');
 const ALPHA = 1e-6;
 
@@ -33,8 +38,9 @@ beforeAll(() => {
 
 describe('the normal build', () => {
   test('has neither the titles of defects nor a way to choose one', () => {
-    const titles = addon(special).defects!().map(({ title }) => title);
-    expect(titles.length).toBeGreaterThanOrEqual(30);
+    const build = addon(special);
+    const titles = [...build.defects!(), ...build.networkDefects!()].map(({ title }) => title);
+    expect(titles.length).toBeGreaterThanOrEqual(50);
     const normal = readFileSync(addonFile());
     const other = readFileSync(special);
     for (const title of titles) {
@@ -42,12 +48,73 @@ describe('the normal build', () => {
       expect(other.includes(title)).toBe(true); // twin: the search finds what is there
     }
     expect(addon().defects).toBeUndefined();
+    expect(addon().networkDefects).toBeUndefined();
   });
 
   test('refuses to be given one', async () => {
     const model = await ToyModel.load(toyOf('e1').tables);
     expect(() => model.engine({ defect: 'M01' })).toThrow(/no defects compiled in/);
     expect(model.engine().card.defects).toEqual([]);
+    const directory = await checkpoint('tiny', tinyVocabulary(6));
+    await expect(CpuModel.load(directory, { defect: 'tap' })).rejects.toThrow(/no defects compiled in/);
+  });
+});
+
+describe('the lists', () => {
+  test('of the catalogue and of the build are the same', () => {
+    const { defects, networkDefects } = addon(special);
+    const inLoop = [...DEFECTS, ...LOOP_ROWS].map(({ id }) => id).filter((id) => NOT_IN_LOOP[id] === undefined);
+    expect(
+      defects!()
+        .map(({ id }) => id)
+        .sort(),
+    ).toEqual(inLoop.sort());
+    expect(networkDefects!()).toEqual(NETWORK_ROWS);
+  });
+});
+
+describe('mistakes of the networks', () => {
+  const ids = randomIds(5, 40, 1000);
+  const rows = async (defect?: string) => {
+    const model = await CpuModel.load(NANO, { addonFile: special, ...(defect === undefined ? {} : { defect }) });
+    const [scored] = await model.scoreCases([ids], 8);
+    const [drafted] = await model.draftCases([ids], 8);
+    const { defects } = model.engine().card;
+    await model.close();
+    return { target: scored!.topLogprobs, draft: drafted!.topLogprobs, defects };
+  };
+  let correct: Awaited<ReturnType<typeof rows>>;
+  let golden: TrainedModel['golden'];
+  beforeAll(async () => {
+    correct = await rows();
+    golden = (await openDefectBuild())!.trained!.golden;
+  });
+
+  test('with none chosen the rows are those of the normal build', async () => {
+    const model = await CpuModel.load(NANO);
+    const [scored] = await model.scoreCases([ids], 8);
+    expect(correct.target).toEqual(scored!.topLogprobs);
+    await model.close();
+  });
+
+  test.each(NETWORK_ROWS.map(({ id, target }) => [id, target] as const))(
+    '%s is seen by the golden rows (of the target: %s)',
+    async (id, target) => {
+      const found = await rows(id);
+      expect(found.defects).toEqual(['compiled-in', id]);
+      if (!target) expect(found.target).toEqual(correct.target);
+      const { largest, bound } = await golden(id);
+      expect(largest).toBeGreaterThan(bound);
+    },
+  );
+
+  test('the twin: without one the golden rows hold', async () => {
+    const { largest, bound } = await golden(null);
+    expect(largest).toBeLessThan(bound);
+  });
+
+  test('one that the build does not know is refused', async () => {
+    await expect(CpuModel.load(NANO, { addonFile: special, defect: 'M01' })).rejects.toThrow(/unknown defect "M01"/);
   });
 });
 
@@ -174,6 +241,7 @@ const KILLS: [string, keyof Seen, string, VerificationRule][] = [
   ['M20', 'rows', 'e1', 'match'],
   ['M21', 'rows', 'e1', 'reject'],
   ['M21', 'rows', 'e1', 'coupled'],
+  ['H04', 'replay', 'e1', 'reject'],
   ['M37', 'replay', 'stop', 'match'],
   ['M38', 'replay', 'e1', 'match'],
 ];

@@ -30,7 +30,7 @@ const CONTROLS = ENUMERATED.filter(([, , { effects }]) => effects.includes('acce
 
 test('the catalogue is complete and has no second row of a name', () => {
   const numbered = Array.from({ length: 42 }, (_, i) => `M${String(i + 1).padStart(2, '0')}`);
-  const expected = [...numbered, 'M31b', 'M36b', 'G01', 'G02', 'G03'];
+  const expected = [...numbered, 'M31b', 'M36b', 'G01', 'G02', 'G03', 'H04'];
   expect(DEFECTS.map(({ id }) => id).sort()).toEqual(expected.sort());
 });
 

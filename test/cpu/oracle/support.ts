@@ -39,6 +39,25 @@ export function property<T>(
   });
 }
 
+/** The same for checks that wait. `file`: from the root of the repository. */
+export function waitingProperty<T>(
+  file: string,
+  title: string,
+  arbitrary: fc.Arbitrary<T>,
+  { seed, runs }: { readonly seed: number; readonly runs: number },
+  check: (value: T) => Promise<void>,
+): void {
+  test(`${title}, seed ${seed}`, async () => {
+    const found = await fc.check(fc.asyncProperty(arbitrary, check), { seed, numRuns: runs });
+    if (!found.failed) return;
+    const error = found.errorInstance instanceof Error ? found.errorInstance.message : String(found.errorInstance);
+    throw new Error(
+      `${error}\nseed ${found.seed}, path ${found.counterexamplePath}, after ${found.numShrinks} shrinks: ` +
+        `${JSON.stringify(found.counterexample)}\nreplay: npx vitest run ${file} -t "${title}"`,
+    );
+  });
+}
+
 export const PLAIN: FixtureDecoding = {
   temperature: 1,
   topK: 0,
