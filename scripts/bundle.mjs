@@ -84,6 +84,16 @@ takeStripped(join(built, 'build/Release/kilotoken.node'), 'build/Release/kilotok
 takeStripped(join(built, 'build/Release/kilotoken_cuda.node'), 'build/Release/kilotoken_cuda.node');
 takeStripped(realpathSync(process.execPath), 'node/bin/node');
 
+const nodeHome = dirname(dirname(realpathSync(process.execPath)));
+const licence = [
+  join(nodeHome, 'LICENSE'),
+  join(nodeHome, 'share/doc/nodejs/LICENSE'),
+  join(nodeHome, 'share/doc/nodejs/copyright'),
+].find(existsSync);
+if (licence === undefined)
+  process.stderr.write("bundle: Node's licence was not found beside it; add it before you pass the archive on\n");
+else take(licence, 'node/LICENSE');
+
 /** Packages that the compiled files import, and what those depend on. */
 const SKIP = /\.(d\.[cm]?ts|ts|map|md|flow)$|\/(src|test|tests|docs|example|examples|benchmark|bench|\.github)(\/|$)/i;
 const require = createRequire(join(root, 'package.json'));

@@ -90,12 +90,19 @@ function compiler(): Finding {
     const version = firstLineOf(name, ['--version']);
     if (version !== null) return found('compiler', version);
   }
-  return { name: 'compiler', state: 'missing', detail: 'no C++ compiler', remedy: 'apt install g++' };
+  return toBuild('compiler', 'no C++ compiler', 'apt install g++');
+}
+
+/** A tool that only building takes: a bundle is built. */
+function toBuild(name: string, detail: string, remedy: string): Finding {
+  if (existsSync(join(ROOT, 'bundle.json')))
+    return { name, state: 'absent', detail: `${detail}; a bundle needs none`, remedy: null };
+  return { name, state: 'missing', detail, remedy };
 }
 
 function program(name: string, args: readonly string[], remedy: string): Finding {
   const version = firstLineOf(name, args);
-  return version === null ? { name, state: 'missing', detail: 'not found', remedy } : found(name, version);
+  return version === null ? toBuild(name, 'not found', remedy) : found(name, version);
 }
 
 function cpu(): Finding {

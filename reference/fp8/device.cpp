@@ -9,7 +9,6 @@ namespace kilotoken::fp8 {
 
 namespace {
 
-constexpr auto kLongestWait = std::chrono::minutes(2);
 constexpr auto kSpin = std::chrono::microseconds(200);
 
 std::atomic<bool> lost{false};
@@ -98,7 +97,7 @@ Stream::~Stream() {
   if (stream_ != nullptr && !device_lost()) cudaStreamDestroy(stream_);
 }
 
-void Stream::wait() const {
+void Stream::wait(std::chrono::milliseconds longest) const {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   for (;;) {
@@ -109,9 +108,9 @@ void Stream::wait() const {
       check(state, "running a step");
     }
     const auto waited = Clock::now() - start;
-    if (waited > kLongestWait) {
+    if (waited > longest) {
       lost = true;
-      throw DeviceFault("the GPU did not finish a step within two minutes");
+      throw DeviceFault("the GPU did not finish a step within " + std::to_string(longest.count() / 1000) + " s");
     }
     if (waited > kSpin) std::this_thread::sleep_for(std::chrono::microseconds(50));
   }

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -31,6 +32,8 @@ void require_device();
 // Turns an error into DeviceLack (no memory, no driver) or DeviceFault (everything else); `what` completes "while ...".
 void check(cudaError_t error, const char* what);
 
+inline constexpr std::chrono::milliseconds kLongestStep = std::chrono::minutes(2);
+
 // True once a wait has run out of time: memory can no longer be given back, nor anything else be asked of the GPU.
 bool device_lost();
 
@@ -42,8 +45,8 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   operator cudaStream_t() const { return stream_; }
-  // Returns when all work queued so far is done. Throws DeviceFault if it faulted or takes longer than two minutes.
-  void wait() const;
+  // Returns when all work queued so far is done. Throws DeviceFault if it faulted or takes longer than `longest`.
+  void wait(std::chrono::milliseconds longest = kLongestStep) const;
 
  private:
   cudaStream_t stream_ = nullptr;

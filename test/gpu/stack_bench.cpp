@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -40,7 +41,13 @@ int main(int argc, char** argv) {
     for (int i = 0; i < 24; ++i) request.prompt.push_back(i * 7919 % target.vocab);
     request.max_tokens = tokens;
     std::vector<int32_t> expected;
+    std::mt19937 coin(7);
     for (const int block : {1, 8}) {
+      if (block == 8) {
+        // The plain continuation, each token wrong with a chance that gives an acceptance near 6.3 of 8.
+        request.proposals = request.prompt;
+        for (const int32_t id : expected) request.proposals.push_back(coin() % 1000 < 930 ? id : (id + 1 + static_cast<int32_t>(coin() % 1000)) % target.vocab);
+      }
       for (const Mode mode : {Mode::kResident, Mode::kGraph, Mode::kOps}) {
         request.block_size = block;
         const auto session = stack->open(request);

@@ -1,0 +1,22 @@
+/* A driver library that answers only the first questions of the CUDA runtime, for test/cpu/cuda/driver.test.ts: its version, whether it starts. */
+#include <stdlib.h>
+#include <string.h>
+
+static int from(const char *name, int otherwise) {
+  const char *text = getenv(name);
+  return text ? atoi(text) : otherwise;
+}
+
+int cuDriverGetVersion(int *version) { return *version = from("STUB_VERSION", 13000), 0; }
+int cuInit(unsigned flags) { return (void)flags, from("STUB_INIT", 0); }
+static int not_supported(void) { return 801; }
+
+int cuGetProcAddress_v2(const char *symbol, void **out, int version, unsigned long flags, int *status) {
+  (void)version, (void)flags;
+  if (status) *status = 0;
+  *out = !strcmp(symbol, "cuDriverGetVersion") ? (void *)cuDriverGetVersion : !strcmp(symbol, "cuInit") ? (void *)cuInit : (void *)not_supported;
+  return 0;
+}
+int cuGetProcAddress(const char *symbol, void **out, int version, unsigned long flags) {
+  return cuGetProcAddress_v2(symbol, out, version, flags, 0);
+}
