@@ -216,7 +216,7 @@ class OracleSession implements Session {
       committed,
       drafted,
       accepted,
-      finish: stopped ? 'stop' : ended || full ? 'length' : null,
+      finish: !this.#finished ? null : stopped ? 'stop' : 'length',
       deviceNs: null,
       hostNs: { draft: 0, verify: total, total },
       replay,

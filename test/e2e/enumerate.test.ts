@@ -36,7 +36,7 @@ describe('kilotoken enumerate', () => {
     expect(code).toBe(0);
     const { defects, unseen } = JSON.parse(stdout) as { defects: { id: string; state: string }[]; unseen: string[] };
     expect(unseen).toEqual([]);
-    expect(defects.length).toBe(47);
+    expect(defects.length).toBe(48);
     expect(defects.filter(({ state }) => state === 'enumerated').length).toBeGreaterThan(8);
   });
 
@@ -48,6 +48,35 @@ describe('kilotoken enumerate', () => {
     const finished = await enumerate(...args);
     expect(finished.code).toBe(2);
     expect(onlyLine(finished)).toMatch(line);
+  });
+
+  it.each(['match', 'reject', 'coupled'])(
+    'inside the C++ loop, %s: both laws consistent, with n and what would be caught',
+    async (rule) => {
+      const { code, stdout } = await enumerate('--rule', rule, '--engine', 'toy-cpu', '--samples', '3000', '--json');
+      expect(code).toBe(0);
+      const found = JSON.parse(stdout);
+      expect(found).toMatchObject({
+        fixture: 'e1',
+        consistent: true,
+        alpha: 1e-6,
+        engine: { name: 'toy-cpu', defects: [] },
+      });
+      for (const test of [found.emitted, found.accepted]) {
+        expect(test.n).toBe(3000);
+        expect(test.smallestDistance).toBeGreaterThan(0);
+        expect(test.smallestDistance).toBeLessThan(0.2);
+      }
+      expect(Math.abs(found.firstRound.counted - found.firstRound.exact)).toBeLessThan(0.15);
+    },
+  );
+
+  it('what the engine lacks is refused: exit 2, one line', async () => {
+    const penalties = ['--fixture', 'harness/fixtures/penalties.json', '--rule', 'reject', '--engine', 'toy-cpu'];
+    const finished = await kilotoken(['enumerate', ...penalties]);
+    expect(finished.code).toBe(2);
+    expect(onlyLine(finished)).toMatch(/penalties are not supported by this engine/);
+    expect((await enumerate('--rule', 'reject', '--engine', 'other')).code).toBe(2);
   });
 
   it('a bad fixture or rule: exit 2', async () => {
