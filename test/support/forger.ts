@@ -57,7 +57,8 @@ export async function forge(run: string, to: string, forgery: Forgery): Promise<
   let events = rowsOf<EventRow>(to, 'events.jsonl');
   if (forgery.events) events = forgery.events(events);
   const manifest = readManifest(to, () => {});
-  for (const event of events) {
+  // A merged run has the events of its shards, each with its own head and counters.
+  for (const event of manifest.parts === null ? events : []) {
     if (event.kind === 'run-start' && !keep.has('head'))
       Object.assign(event, { run: manifest.id, head: headDigest(manifest) });
     if (event.kind === 'run-end' && !keep.has('counters')) event.counters = counters(to);
