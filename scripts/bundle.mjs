@@ -2,6 +2,7 @@
  * `npm run bundle`: one archive that runs on a GPU host with neither Node nor network: this Node binary, both addons, nano, the suites, the
  * compiled command line and the few packages it imports. What is not needed at run time (types, maps, symbols, the page builder) stays out.
  * The archive must not exceed 40 MB; it is made in build/bundle/. An argument names another folder that holds dist/ and build/Release/.
+ * With --host it holds only what a clone lacks (no nano, suites, schemas, docs): test/gpu/unpack-host.sh puts both together.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import {
@@ -22,7 +23,8 @@ import { fileURLToPath } from 'node:url';
 
 const LARGEST = 40_000_000;
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const built = resolve(process.argv[2] ?? root);
+const host = process.argv.includes('--host');
+const built = resolve(process.argv.slice(2).find((argument) => !argument.startsWith('--')) ?? root);
 
 function stop(line) {
   process.stderr.write(`bundle: ${line}\n`);
@@ -43,7 +45,7 @@ for (const addon of ['kilotoken.node', 'kilotoken_cuda.node']) {
 if (!existsSync(join(built, 'dist/bin/kilotoken.js'))) stop('dist/ is not there; run: npm run setup');
 
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-const name = `kilotoken-${version}-linux-${process.arch}`;
+const name = `kilotoken-${version}-linux-${process.arch}${host ? '-host' : ''}`;
 const folder = join(root, 'build/bundle');
 const stage = join(folder, name);
 rmSync(stage, { recursive: true, force: true });
@@ -64,21 +66,11 @@ function takeStripped(from, to) {
   execFileSync('strip', ['--strip-unneeded', join(stage, to)]);
 }
 
-for (const file of [
-  'LICENSE',
-  'NOTICE',
-  'README.md',
-  'package.json',
-  'bin/kilotoken.mjs',
-  'docs/gpu.md',
-  'docs/engines.md',
-  'schemas',
-  'suites',
-])
-  take(file);
-take('checkpoints/nano/fp4');
-take('checkpoints/nano/fp8');
-take('checkpoints/nano/card.json');
+for (const file of ['LICENSE', 'NOTICE', 'package.json', 'bin/kilotoken.mjs']) take(file);
+if (!host) {
+  for (const file of ['README.md', 'docs/gpu.md', 'docs/engines.md', 'schemas', 'suites']) take(file);
+  for (const part of ['fp4', 'fp8', 'card.json']) take(`checkpoints/nano/${part}`);
+}
 take(join(built, 'dist'), 'dist', /\.map$/);
 takeStripped(join(built, 'build/Release/kilotoken.node'), 'build/Release/kilotoken.node');
 takeStripped(join(built, 'build/Release/kilotoken_cuda.node'), 'build/Release/kilotoken_cuda.node');
