@@ -5,7 +5,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { VerificationRule } from '../../harness/engine.ts';
+import { readFloor } from '../../harness/gate/acceptance.ts';
 import type { GatePrompt } from '../../harness/gate/observer.ts';
+import { readReference } from '../../harness/gate/reference.ts';
 import type { DefectBuild, GoldenRows, TrainedModel } from '../../harness/mutants/build.ts';
 import { loadTokenizer } from '../../harness/suite/tokenizer.ts';
 import type { CpuModel } from '../../native/engines.ts';
@@ -14,6 +16,9 @@ import { chooseSuites, encodeSuites } from './prompts.ts';
 import { ROOT } from './repository.ts';
 
 const CHECKPOINT = join(NANO, 'fp4');
+/** What `kilotoken verify` takes for these weights where the caller states nothing. */
+const ACCEPTANCE = join(ROOT, 'results/calibration/acceptance.json');
+const SCORES = join(ROOT, 'results/calibration/scores.json');
 const PROMPTS_A_SUITE = 10;
 /** Longer prompts cost time and show nothing more. */
 const LONGEST_PROMPT = 256;
@@ -73,6 +78,10 @@ async function nano(file: string): Promise<TrainedModel> {
           }),
         close: () => model.close(),
       };
+    },
+    stated: {
+      acceptance: (card) => (existsSync(ACCEPTANCE) ? readFloor(ACCEPTANCE, card.rule, card) : null),
+      reference: (card) => (existsSync(SCORES) ? readReference(SCORES, card) : null),
     },
     golden: async (network) => {
       const model = await load(network, 'bf16');

@@ -2,9 +2,11 @@
  * What the table needs of an engine that has the defects compiled in. The harness names no implementation: whoever runs the
  * table brings one, or null where there is none, and then every row says so.
  */
-import type { Engine, Toy, VerificationRule } from '../engine.ts';
+import type { Engine, EngineCard, Toy, VerificationRule } from '../engine.ts';
 import type { EngineSource } from '../engines/plugin.ts';
+import type { AcceptanceFloor } from '../gate/acceptance.ts';
 import type { GatePrompt } from '../gate/observer.ts';
+import type { ReferenceScores } from '../gate/reference.ts';
 
 export interface NamedDefect {
   readonly id: string;
@@ -39,6 +41,13 @@ export interface TrainedModel {
   /** Engines over the weights, with a defect of the networks or of the loop, or none. The cards say which. */
   open(rule: VerificationRule, network: string | null, loop: string | null): Promise<EngineSource>;
   golden(network: string | null): Promise<GoldenRows>;
+  /** What the gate is told of these weights beforehand, as whoever runs it would be told. */
+  readonly stated: Stated;
+}
+
+export interface Stated {
+  readonly acceptance: (card: EngineCard) => AcceptanceFloor | null;
+  readonly reference: (card: EngineCard) => ReferenceScores | null;
 }
 
 export interface DefectBuild {

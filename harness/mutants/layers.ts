@@ -6,7 +6,6 @@
 import type { Engine, VerificationRule } from '../engine.ts';
 import { MARKOV_DEFECTS, MARKOV_SHARED, type MarkovDefect, markovSource } from '../engines/markov.ts';
 import type { EngineSource } from '../engines/plugin.ts';
-import type { AcceptanceFloor } from '../gate/acceptance.ts';
 import type { Budget } from '../gate/budget.ts';
 import { runGate } from '../gate/gate.ts';
 import { Observer } from '../gate/observer.ts';
@@ -19,7 +18,7 @@ import { type DefectRow, invisible, judgeDefect } from '../oracle/judge.ts';
 import { hasPenalties } from '../oracle/rows.ts';
 import { STRICT } from '../oracle/source.ts';
 import { toyOf } from '../oracle/toy.ts';
-import { type DefectBuild, type TrainedModel, undeclared } from './build.ts';
+import { type DefectBuild, type Stated, type TrainedModel, undeclared } from './build.ts';
 import { METRICS, type Metric } from './doubles.ts';
 import { judgeEdges, judgeLoop, type Sight } from './loop.ts';
 import { oracleSource } from './oracle-engine.ts';
@@ -205,7 +204,7 @@ export const isOnChain = (id: string): id is MarkovDefect => ON_CHAIN.includes(i
 export function gateOn(
   source: EngineSource,
   budget: Partial<Budget> = {},
-  floor: AcceptanceFloor | null = null,
+  stated: Partial<Stated> = {},
 ): Promise<GateResult> {
   return runGate({
     source,
@@ -219,7 +218,7 @@ export function gateOn(
     record: null,
     signal: new AbortController().signal,
     progress: () => {},
-    ...(floor === null ? {} : { acceptance: () => floor }),
+    ...stated,
   });
 }
 
@@ -288,42 +287,29 @@ export function loopThroughGate(build: DefectBuild, fixture: Fixture, id: string
   return lookThroughGate(source, `${build.name}, ${rule}`);
 }
 
-/** Floors that the gate is told, by rule: the lower end of what the engine without a defect was measured at by the same gate. */
-export type Floors = ReadonlyMap<VerificationRule, AcceptanceFloor>;
-
-/** The gate on trained weights, rule by rule to the first that refutes. */
+/** The gate on trained weights, with what was stated of them beforehand, rule by rule to the first that refutes. */
 export async function trainedThroughGate(
   model: TrainedModel,
   network: string | null,
   loop: string | null,
-  floors: Floors,
-): Promise<{ readonly look: NonNullable<Found>; readonly floors: Floors }> {
-  const measured = new Map<VerificationRule, AcceptanceFloor>();
+): Promise<NonNullable<Found>> {
   let tokens = 0;
   const verdicts: string[] = [];
   for (const [rule, budget] of TRAINED) {
     const source = wrapped(await model.open(rule, network, loop), undeclared);
     try {
-      const result = await gateOn(source, budget, floors.get(rule) ?? null);
-      const { acceptance } = result;
-      if (acceptance?.low != null) {
-        const { low, cells } = acceptance;
-        measured.set(rule, { floor: low, cells, source: 'the engine without a defect' });
-      }
+      const result = await gateOn(source, budget, model.stated);
       tokens += result.tokens;
       verdicts.push(`${rule} ${result.verdict}`);
       const look = refutation(result, `${model.name}, ${rule}`);
-      if (look !== null) return { look, floors: measured };
+      if (look !== null) return look;
     } finally {
       await source.close();
     }
   }
   const passed = verdicts.every((text) => text.endsWith(' passed'));
   const measure = `${passed ? 'passed' : 'inconclusive'}: ${verdicts.join(', ')}`;
-  return {
-    look: { outcome: 'not seen', where: model.name, measure, distance: null, n: tokens, of: 'tokens' },
-    floors: measured,
-  };
+  return { outcome: 'not seen', where: model.name, measure, distance: null, n: tokens, of: 'tokens' };
 }
 
 /** A figure as the defect computes it beside a recount, session by session, to the first that differs. */

@@ -29,6 +29,10 @@ export function trainedDouble(
       const rows = network !== null && slow.includes(network) ? badlyDrafted(fixture('e1')) : fixture('e1');
       return oracleSource(rows, rule, DEFECTS.find((defect) => defect.id === loop) ?? null);
     },
+    stated: {
+      acceptance: () => ({ floor: 2.5, cells: [], source: 'the test' }),
+      reference: () => null,
+    },
     golden: async (network) => ({ rows: 4, largest: golden[network ?? ''] ?? 1e-6, bound: 1e-3 }),
   };
 }
