@@ -25,8 +25,8 @@ export class RowFile<T> {
   #bytes = 0;
   #rows = 0;
   #open = true;
-  /** After a failed write nothing more is taken: rows behind a hole would not be rows of this run. */
-  #failed = false;
+  /** Nothing more is taken: rows behind a hole would not be rows of this run. */
+  #stopped = false;
 
   /** `name`: as the manifest lists it; `path`: where the compressed rows go, must not exist. */
   constructor(path: string, name: string, schema: z.ZodType<T>) {
@@ -40,7 +40,7 @@ export class RowFile<T> {
 
   /** True when a batch is full. Throws a ZodError, and keeps nothing, when the row is not what the schema says. */
   append(row: T): boolean {
-    if (this.#failed) return false;
+    if (this.#stopped) return false;
     const line = `${JSON.stringify(this.#schema.parse(row))}\n`;
     this.#pending.push(line);
     this.#pendingChars += line.length;
@@ -49,7 +49,7 @@ export class RowFile<T> {
 
   /** Throws EnvironmentError; the file then ends with its last whole member and the batch is gone. */
   flush(): void {
-    if (this.#pendingChars === 0 || !this.#open) return;
+    if (this.#pendingChars === 0 || !this.#open || this.#stopped) return;
     const rows = Buffer.from(this.#pending.join(''));
     const count = this.#pending.length;
     this.#pending = [];
@@ -61,12 +61,17 @@ export class RowFile<T> {
     this.#rows += count;
   }
 
+  /** Takes no more rows. Those that wait are gone. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
   #write(member: Uint8Array): void {
     onDisk(this.#path, () => {
       try {
         writeAll(this.#descriptor, member);
       } catch (error) {
-        this.#failed = true;
+        this.#stopped = true;
         ftruncateSync(this.#descriptor, this.#stored);
         throw error;
       }

@@ -140,7 +140,13 @@ export class RunWriter {
 
   /** Everything taken so far is on disk afterwards. */
   flush(): void {
-    for (const name of ROW_FILES) this.#files[name].flush();
+    try {
+      for (const name of ROW_FILES) this.#files[name].flush();
+    } catch (error) {
+      // Rows name rows of the files before theirs: after a hole in one, none but the events go on, which name nobody.
+      for (const name of ROW_FILES) if (name !== 'events.jsonl') this.#files[name].stop();
+      throw error;
+    }
     this.#flushed = performance.now();
   }
 
