@@ -487,6 +487,84 @@ void synthetic(const Stream& stream) {
     }
 }
 
+double stored_value(const std::vector<uint8_t>& row, const std::vector<uint8_t>& scale_row, uint32_t k, Format format) {
+  switch (format) {
+    case Format::kFp8: {
+      float scale;
+      std::memcpy(&scale, scale_row.data() + k / 128 * 4, 4);
+      return static_cast<double>(e4m3_to_float(row[k])) * scale;
+    }
+    case Format::kMxfp4: return static_cast<double>(e2m1_to_float(mxfp4_nibble(row.data() + k / 32 * 16, static_cast<int>(k % 32)))) * e8m0_to_float(scale_row[k / 32]);
+    case Format::kBf16: return bf16_to_float(static_cast<uint16_t>(row[2 * k] | row[2 * k + 1] << 8));
+    case Format::kF32: {
+      float value;
+      std::memcpy(&value, row.data() + 4 * k, 4);
+      return value;
+    }
+  }
+  return 0;
+}
+
+// Projections of a layer at the true shape, their weights made on the GPU, a few outputs of each against double over bytes made on the CPU.
+void synthetic_layer(const Stream& stream) {
+  const struct {
+    const char* name;
+    SyntheticPart part;
+    Format format;
+    bool fp8_experts;
+  } projections[] = {{"qkv", SyntheticPart::kQkv, Format::kFp8, false},         {"o", SyntheticPart::kO, Format::kBf16, false},
+                     {"router", SyntheticPart::kRouter, Format::kF32, false},    {"gate", SyntheticPart::kGate, Format::kMxfp4, false},
+                     {"down", SyntheticPart::kDown, Format::kMxfp4, false},      {"gate fp8", SyntheticPart::kGate, Format::kFp8, true},
+                     {"down fp8", SyntheticPart::kDown, Format::kFp8, true},     {"head", SyntheticPart::kHead, Format::kBf16, false}};
+  for (const SyntheticShard shard : {SyntheticShard{0, 1}, SyntheticShard{5, 8}})
+    for (const auto& [name, part, format, fp8_experts] : projections) {
+      SyntheticShape shape;
+      shape.fp8_experts = fp8_experts;
+      const uint32_t layer = part == SyntheticPart::kHead ? 0 : 33;
+      const SyntheticTensor t = synthetic_tensor(shape, shard, layer, part);
+      const SyntheticTensor scales = synthetic_tensor(shape, shard, layer, static_cast<SyntheticPart>(static_cast<uint32_t>(part) + 1));
+      const size_t cols = format == Format::kMxfp4 ? t.bytes * 2 : format == Format::kFp8 ? t.bytes : format == Format::kBf16 ? t.bytes / 2 : t.bytes / 4;
+      const size_t groups = part == SyntheticPart::kQkv ? synthetic_shard_shape(shape, shard).kv_heads : 1;
+      const Linear w = Linear::make(format, t.groups, t.rows, cols, groups);
+      synthetic_fill(1, t, w.codes.data(), stream);
+      if (w.fp8_inputs()) synthetic_fill(1, scales, w.scales.data(), stream);
+      const size_t inputs = 3;
+      const std::vector<float> plain = normals(inputs * cols);
+      const Guarded<float> given(plain), in(inputs * cols), out(inputs * t.rows);
+      if (w.fp8_inputs()) quantise_activation(given.data(), inputs, cols, in.data(), stream);
+      else check(cudaMemcpyAsync(in.data(), given.data(), inputs * cols * sizeof(float), cudaMemcpyDeviceToDevice, stream), "copying");
+      const std::vector<int32_t> chosen{0, static_cast<int32_t>(t.groups) / 2, static_cast<int32_t>(t.groups) - 1};
+      const Guarded<int32_t> experts(chosen);
+      if (t.groups > 1) expert_linear(w, experts.data(), inputs, 1, in.data(), out.data(), stream);
+      else linear(w, in.data(), inputs, out.data(), t.rows, stream);
+      stream.wait();
+      const std::vector<float> x = in.host(name), y = out.host(name);
+      Worst worst;
+      double squares = 0;
+      for (const float value : y) squares += static_cast<double>(value) * value;
+      std::vector<uint8_t> row(t.bytes), scale_row(scales.bytes == 0 ? 1 : scales.bytes);
+      for (size_t m = 0; m < inputs; ++m)
+        for (size_t n = 0; n < t.rows; n += t.rows / 13 + 1) {
+          const uint64_t group = t.groups > 1 ? static_cast<uint64_t>(chosen[m]) : 0;
+          synthetic_rows(1, t, group * t.rows + n, 1, row.data());
+          if (w.fp8_inputs()) {
+            const uint64_t scale = format == Format::kMxfp4 ? n : n / w.group_rows * w.group_scale_rows() + n % w.group_rows / 128;
+            synthetic_rows(1, scales, group * scales.rows + scale, 1, scale_row.data());
+          }
+          double sum = 0, size = 0;
+          for (uint32_t k = 0; k < cols; ++k) {
+            const double term = stored_value(row, scale_row, k, format) * x[m * cols + k];
+            sum += term;
+            size += std::fabs(term);
+          }
+          const double steps = static_cast<double>((cols + 15) / 16 + (format == Format::kFp8 ? (cols + 127) / 128 : 0) + 4);
+          worst.look(name, m * t.rows + n, y[m * t.rows + n], sum, gamma(steps) * size);
+        }
+      std::printf("%-24s %-8s rank %u of %u: [%zu][%u][%zu], unit rows in, root mean square out %.3f, largest error %.3f of its bound\n", "synthetic layer", name,
+                  shard.rank, shard.of, static_cast<size_t>(t.groups), t.rows, cols, std::sqrt(squares / static_cast<double>(y.size())), worst.share);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -503,6 +581,7 @@ int main() {
     router(stream);
     embeddings(stream);
     synthetic(stream);
+    synthetic_layer(stream);
   } catch (const DeviceLack& lack) {
     std::fprintf(stderr, "error: %s\n", lack.what());
     return 3;
