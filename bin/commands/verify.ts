@@ -48,6 +48,7 @@ interface Options {
   readonly tokens?: number;
   readonly acceptance?: string;
   readonly reference?: string;
+  readonly fidelityMargin?: number;
   readonly evidence?: string;
   readonly evidenceHead?: string;
   readonly junit?: string;
@@ -78,6 +79,11 @@ export function verifyCommand(program: Command): void {
     .option(
       '--reference <file>',
       'scores of texts that the engine must give: [{"texts":[{"ids":[...],"nextLogprobs":[...]}]}]',
+    )
+    .option(
+      '--fidelity-margin <nats>',
+      'a baseline of other numerics must be equivalent within this, a token',
+      realNumber(0, 10, true),
     )
     .option('--json', 'print one JSON document')
     .option('--step-timeout <seconds>', 'longest wait for one answer', realNumber(0, 3600, true), 30)
@@ -113,6 +119,7 @@ async function run(options: Options): Promise<void> {
           seed: options.seed,
           stepMs,
           rowTolerance: options.rowTolerance,
+          ...(options.fidelityMargin === undefined ? {} : { fidelityMargin: options.fidelityMargin }),
           record,
           reference: (card) => referenceOf(card, options),
           acceptance: (card) => floorOf(card, named, options),

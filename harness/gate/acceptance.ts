@@ -1,8 +1,9 @@
 /**
  * The acceptance floor: a draft that is fed wrongly (a layer early, wrong positions, an empty mask row) keeps every law and is only
  * slower, so nothing but a number stated beforehand can show it. Acceptance length = drafts accepted + 1 a decode round, before
- * any cut, at temperature 1 without filters; interval by BCa bootstrap over prompts. Prompts differ far more than builds do, so
- * where the statement holds the same prompts, what is judged is the difference prompt by prompt.
+ * any cut, at temperature 1 without filters; interval by BCa bootstrap over prompts. Prompts differ far more than builds do, and so
+ * do seeds; greedy decoding has none, and emits the same tokens as long as it is lossless. So where the statement holds the same
+ * prompts, what is judged is the difference of their greedy sessions, prompt by prompt.
  */
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -25,7 +26,8 @@ export interface MeasuredAcceptance {
   readonly high: number | null;
   readonly rounds: number;
   readonly prompts: number;
-  readonly cells: readonly AcceptanceCell[];
+  /** Greedy sessions of the equality test. */
+  readonly greedy: readonly AcceptanceCell[];
 }
 
 /** Sums over the decode rounds of one prompt. */
@@ -42,7 +44,7 @@ export interface AcceptanceFloor {
   readonly floor: number;
   /** Who states it, in words. */
   readonly source: string;
-  readonly cells: readonly AcceptanceCell[];
+  readonly greedy: readonly AcceptanceCell[];
 }
 
 export class AcceptanceTally {
@@ -59,8 +61,12 @@ export class AcceptanceTally {
     this.#prompts.set(prompt, own);
   }
 
-  measured(rule: VerificationRule, seed: string): MeasuredAcceptance | null {
-    const cells = [...this.#prompts].map(([prompt, sums]) => ({ prompt, ...sums })).filter((cell) => cell.rounds > 0);
+  cells(): AcceptanceCell[] {
+    return [...this.#prompts].map(([prompt, sums]) => ({ prompt, ...sums })).filter((cell) => cell.rounds > 0);
+  }
+
+  measured(rule: VerificationRule, seed: string, greedy: readonly AcceptanceCell[]): MeasuredAcceptance | null {
+    const cells = this.cells();
     const rounds = total(cells, 'rounds');
     if (rounds === 0) return null;
     const ratio = ratioOfSums(
@@ -76,7 +82,7 @@ export class AcceptanceTally {
       high: interval?.high ?? null,
       rounds,
       prompts: cells.length,
-      cells,
+      greedy,
     };
   }
 }
@@ -139,9 +145,9 @@ export function checkAcceptance(
     const evidence = `${said[0]!.toUpperCase()}${said.slice(1)}; nobody stated what it should be, so a draft fed wrongly could not be told.`;
     return { ...base, outcome: 'not testable here', evidence };
   }
-  const paired = differenceOf(measured.cells, stated.cells, seed);
+  const paired = differenceOf(measured.greedy, stated.greedy, seed);
   if (paired !== null) {
-    const evidence = `${said}; ${number(paired.mean)} more than stated on the same ${paired.prompts} prompts, interval ${number(paired.low)} to ${number(paired.high)} (${stated.source})`;
+    const evidence = `${said}; ${number(paired.mean)} more than stated in greedy sessions of the same ${paired.prompts} prompts, interval ${number(paired.low)} to ${number(paired.high)} (${stated.source})`;
     if (paired.high < 0) return { ...base, outcome: 'refuted', evidence: `${evidence}: it has fallen.` };
     const slack = paired.high - paired.mean;
     return {
@@ -171,7 +177,7 @@ const Stated = z.looseObject({
       rule: z.enum(['match', 'reject', 'coupled']),
       mean: z.number(),
       low: z.number().nullable(),
-      cells: z.array(z.object({ prompt: z.string(), tokens: z.number(), rounds: z.number() })).default([]),
+      greedy: z.array(z.object({ prompt: z.string(), tokens: z.number(), rounds: z.number() })).default([]),
     })
     .nullable(),
   card: z
@@ -206,7 +212,7 @@ export function readFloor(path: string, rule: VerificationRule, identity: Identi
     return same && card.numerics.id === identity.numerics.id;
   });
   if (found === undefined) return null;
-  const { low, cells, mean } = found.acceptance!;
+  const { low, greedy, mean } = found.acceptance!;
   const source = `lower end of the interval in ${basename(path)}, mean ${mean.toFixed(3)}`;
-  return { floor: low!, cells, source };
+  return { floor: low!, greedy, source };
 }

@@ -26,6 +26,8 @@ export interface GateInput {
   readonly stepMs: number;
   readonly rowTolerance: number;
   readonly record: EvidenceRecord | null;
+  /** Nats a token within which a baseline of other numerics must be equivalent; absent: differences are told, not judged. */
+  readonly fidelityMargin?: number;
   /** What the acceptance must not fall below, by what its card says; absent or null: nobody states it. */
   readonly acceptance?: (card: EngineCard) => AcceptanceFloor | null;
   /** Scores stated beforehand for what the card names; absent or null: none are. */
@@ -151,6 +153,7 @@ async function judge(
     budget: fitted,
     seed,
     rowTolerance: input.rowTolerance,
+    fidelityMargin: input.fidelityMargin ?? null,
     signal: input.signal,
     now,
     earlier: earlier.earnings,

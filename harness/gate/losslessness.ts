@@ -15,6 +15,7 @@ import { TwoSampleProcess } from '../verify/two-sample-process.ts';
 import { AcceptanceTally, type MeasuredAcceptance } from './acceptance.ts';
 import { checkBoundaries } from './boundary.ts';
 import type { Budget } from './budget.ts';
+import { checkFidelity } from './fidelity.ts';
 import { adjustedPs, FAMILY_SIZE, LAWS, lawChecks, percent, power10, type Stream, seenByReplay } from './law-checks.ts';
 import type { GatePrompt, Observed, Observer } from './observer.ts';
 import { ReplayJudge } from './replaying.ts';
@@ -40,6 +41,8 @@ export interface LosslessInput {
   readonly seed: string;
   /** Largest total variation distance between a row of a round and the plain engine's row that is no finding. */
   readonly rowTolerance: number;
+  /** Nats a token within which engines of different numerics are said to be equivalent; null: nobody says so. */
+  readonly fidelityMargin: number | null;
   readonly signal: AbortSignal;
   readonly now: () => number;
   /** Earnings of earlier runs of this build, by process and component. */
@@ -60,12 +63,12 @@ export async function checkLosslessness(input: LosslessInput): Promise<LosslessO
   );
   if (pair.kind === 'fidelity') {
     const evidence = `The two engines are a fidelity pair, not one of speculation on and off: ${pair.because.join('; ')}.`;
-    return {
-      checks: [check({ id: 'losslessness', question: 'Does speculation change the output?', evidence, of: 'pairs' })],
-      earnings: {},
-    };
+    const question = 'Does speculation change the output?';
+    const fidelity = await checkFidelity(input, input.fidelityMargin);
+    return { checks: [check({ id: 'losslessness', question, evidence, of: 'pairs' }), ...fidelity], earnings: {} };
   }
-  const checks: Check[] = [await equality(input, 0, 1)];
+  const greedy = new AcceptanceTally();
+  const checks: Check[] = [await equality(input, 0, 1, greedy)];
   const exact = input.engine.card.rule !== 'reject' || input.engine.card.blockSize === 1;
   for (const [temperature, topP] of exact
     ? ([
@@ -76,7 +79,7 @@ export async function checkLosslessness(input: LosslessInput): Promise<LosslessO
     if (!input.observer.broken) checks.push(await equality(input, temperature, topP));
   }
   if (input.observer.broken) return { checks, earnings: {} };
-  const law = await checkLaw(input);
+  const law = await checkLaw(input, greedy);
   return { ...law, checks: [...checks, ...law.checks] };
 }
 
@@ -86,7 +89,12 @@ function check(sketch: Sketch): Check {
   return { outcome: 'not testable here', wouldHaveCaught: null, n: 0, logE: null, decisive: true, ...sketch };
 }
 
-async function equality(input: LosslessInput, temperature: number, topP: number): Promise<Check> {
+async function equality(
+  input: LosslessInput,
+  temperature: number,
+  topP: number,
+  tally?: AcceptanceTally,
+): Promise<Check> {
   const { engine, plain, observer, budget } = input;
   const name = temperature === 0 ? 'greedy' : `temperature ${temperature}${topP < 1 ? `, top-p ${topP}` : ''}`;
   const base = {
@@ -112,6 +120,7 @@ async function equality(input: LosslessInput, temperature: number, topP: number)
       return check({ ...base, evidence: `The engine refuses this decoding: ${(error as Error).message}.` });
     }
     const [a, b] = pair;
+    if (b.fault === null) tally?.session(prompt.ids, b.rounds);
     const comparable = a.fault === null && b.fault === null ? undefined : Math.min(a.tokens.length, b.tokens.length);
     const at = firstDifference(a.tokens.slice(0, comparable), b.tokens.slice(0, comparable));
     if (at !== null) {
@@ -156,7 +165,7 @@ interface Sampled {
   readonly rounds: readonly WithRows[];
 }
 
-async function checkLaw(input: LosslessInput): Promise<LosslessOutcome> {
+async function checkLaw(input: LosslessInput, greedy: AcceptanceTally): Promise<LosslessOutcome> {
   const { engine, observer, budget } = input;
   const started = input.now();
   const overdue = (): boolean => input.now() > started + budget.lawSeconds * 1000;
@@ -201,7 +210,7 @@ async function checkLaw(input: LosslessInput): Promise<LosslessOutcome> {
   const earnings = streams.flatMap(({ prefix, laws }) =>
     LAWS.map((name) => [`${prefix}${name}`, laws[name].mixture.earnings()] as const),
   );
-  const acceptance = own?.acceptance.measured(engine.card.rule, seed) ?? null;
+  const acceptance = own?.acceptance.measured(engine.card.rule, seed, greedy.cells()) ?? null;
   return { checks, earnings: { ...Object.fromEntries(earnings), ...own?.earnings }, acceptance };
 }
 

@@ -8,7 +8,7 @@ import { AcceptanceTally, checkAcceptance, readFloor } from '../../../harness/ga
 import type { GateResult } from '../../../harness/gate/result.ts';
 import { find, gateOf, refutations, SMALL } from './support.ts';
 
-const budget = { ...SMALL, prompts: 24, lawTokens: 6_000 };
+const budget = { ...SMALL, prompts: 24, equalityPrompts: 24, lawTokens: 6_000 };
 const LONG = { budget };
 let scratch: string;
 let clean: GateResult;
@@ -42,14 +42,14 @@ describe('the floor', () => {
     const slow = await gateOf({ defect: 'G01' }, against(file));
     expect(refutations(slow)).toEqual(['acceptance floor']);
     expect(find(slow, 'acceptance floor').evidence).toMatch(
-      /-0\.\d+ more than stated on the same \d+ prompts, interval -0\.\d+ to -0\.\d+/,
+      /-0\.\d+ more than stated in greedy sessions of the same \d+ prompts, interval -0\.\d+ to -0\.\d+/,
     );
     // Twin: without a statement it passes.
     expect((await gateOf({ defect: 'G01' }, LONG)).verdict).toBe('passed');
   });
   it('refutes G01 on other prompts too when the floor is near', async () => {
     const { mean } = clean.acceptance!;
-    const stated = () => ({ floor: mean - 0.05, source: 'a test', cells: [] });
+    const stated = () => ({ floor: mean - 0.05, source: 'a test', greedy: [] });
     const slow = await gateOf({ defect: 'G01' }, { ...LONG, seed: '7', acceptance: stated });
     expect(refutations(slow)).toEqual(['acceptance floor']);
   });
@@ -63,18 +63,14 @@ describe('what is counted', () => {
       [1],
       [round({ kind: 'prefill', drafted: [] }), round({}), round({ accepted: 3 }), round({ drafted: [] })],
     );
-    expect(tally.measured('reject', '1')).toMatchObject({
-      mean: 3,
-      rounds: 2,
-      low: null,
-      cells: [{ tokens: 6, rounds: 2 }],
-    });
+    expect(tally.cells()).toMatchObject([{ tokens: 6, rounds: 2 }]);
+    expect(tally.measured('reject', '1', [])).toMatchObject({ mean: 3, rounds: 2, low: null, greedy: [] });
   });
   it('too few prompts are no verdict', () => {
     const tally = new AcceptanceTally();
     tally.session([1], [round({})]);
-    const stated = { floor: 9, source: 'a test', cells: [] };
-    expect(checkAcceptance(tally.measured('reject', '1'), stated, '1').outcome).toBe('inconclusive');
+    const stated = { floor: 9, source: 'a test', greedy: [] };
+    expect(checkAcceptance(tally.measured('reject', '1', []), stated, '1').outcome).toBe('inconclusive');
     expect(checkAcceptance(null, stated, '1').outcome).toBe('not testable here');
   });
 });
