@@ -1,5 +1,5 @@
 /** A report as a person reads it in a terminal: verdicts, acceptance, speed, and what makes the numbers doubtful. */
-import type { Measured, Report, Verdict } from '../../harness/report/schema.ts';
+import type { Measured, Measurement, Report, Verdict } from '../../harness/report/schema.ts';
 import { paint, print, table } from './output.ts';
 
 export function printSummary(report: Report): void {
@@ -68,6 +68,7 @@ export function printSummary(report: Report): void {
       ),
     );
   }
+  if (report.measurement !== undefined) printMeasurement(report.measurement);
   if (report.warnings.length > 0) {
     print('');
     for (const warning of report.warnings) print(`${paint('yellow', `warning ${warning.code}`)}: ${warning.text}`);
@@ -75,6 +76,68 @@ export function printSummary(report: Report): void {
   print('');
   const publishable = run.publishable ? 'yes' : `no: ${run.notPublishableBecause.join('; ')}`;
   print(`Publishable: ${publishable}. Took ${run.seconds.toFixed(0)} s.`);
+}
+
+/** What a reader of a terminal wants of the measurement; every other definition is in report.json and on the page. */
+const SHOWN = ['ttft', 'e2e-tps', 'icl-p50', 'icl-p99', 'peak', 'energy-per-token', 'price-per-million'];
+
+function printMeasurement(measurement: Measurement): void {
+  print(measurement.statement);
+  const { cells, comparisons } = measurement;
+  if (cells.length > 0) {
+    print('');
+    print(paint('bold', 'Speed by further definitions'));
+    const ids = [...new Set(cells.flatMap((cell) => cell.figures.map((figure) => figure.id)))].filter(
+      (id) => SHOWN.includes(id) || id.startsWith('task-'),
+    );
+    const head = (id: string): string => {
+      const figures = cells.flatMap((cell) => cell.figures.filter((figure) => figure.id === id));
+      const unit = figures.flatMap(({ figure }) => (figure.state === 'measured' ? [figure.unit] : []))[0];
+      return unit === undefined ? id : `${id} ${unit}`;
+    };
+    print(
+      table(
+        [
+          ['scenario', 'at once', 'speculation', ...ids.map(head), 'headline'],
+          ...cells.map((cell) => [
+            cell.scenario,
+            String(cell.concurrency),
+            cell.speculation ? 'on' : 'off',
+            ...ids.map((id) => {
+              const figure = cell.figures.find((entry) => entry.id === id)?.figure;
+              return figure === undefined ? '-' : value(figure, 2);
+            }),
+            cell.headline ? 'yes' : 'no',
+          ]),
+        ],
+        ids.map((_, i) => i + 3),
+      ),
+    );
+    print('');
+    print(
+      table(
+        [
+          [
+            'on against off',
+            ...comparisons.map((row) => (row.concurrency === 1 ? row.scenario : `${row.scenario} x${row.concurrency}`)),
+          ],
+          ...(comparisons[0]?.figures ?? []).map(({ id, name }) => [
+            name,
+            ...comparisons.map((row) => {
+              const figure = row.figures.find((entry) => entry.id === id)?.figure;
+              return figure === undefined ? '-' : value(figure, 2);
+            }),
+          ]),
+        ],
+        comparisons.map((_, i) => i + 1),
+      ),
+    );
+  }
+  print('');
+  for (const check of measurement.checks) {
+    const style = check.outcome === 'found' ? 'red' : check.outcome === 'clear' ? 'green' : 'yellow';
+    print(`${paint(style, check.outcome.padEnd(11))}  ${check.question} ${check.evidence}`);
+  }
 }
 
 function painted(verdict: Verdict): string {

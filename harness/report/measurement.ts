@@ -1,11 +1,12 @@
 /** The speed part of a report, from timings, telemetry and the verdicts on the output that was timed. */
 import type { StoredRun } from '../bundle/reader.ts';
-import type { PhasePlan, Plan } from '../bundle/rows.ts';
+import type { PhasePlan, Plan, TelemetryRow } from '../bundle/rows.ts';
 import { type CellData, cellData, isSegment } from '../measure/cells.ts';
 import { clockRatio, throttling } from '../measure/power.ts';
 import type { SpeedPlan, TimedSession, TimingRow } from '../measure/rows.ts';
 import { compareTimed, timedBooks } from '../measure/timed-books.ts';
 import { criterionText, Steadiness } from '../measure/warmup.ts';
+import { shardOfSpeedCell } from '../plan.ts';
 import type { BootstrapOptions } from '../stats/bootstrap.ts';
 import { honestyChecks } from './checks.ts';
 import { facetRows } from './facets.ts';
@@ -57,17 +58,20 @@ export function timedVerdicts(run: StoredRun, plan: SpeedPlan): Verdict[] {
     cards,
     promptTokens: new Map([...run.prompts.values()].map((prompt) => [prompt.id, prompt.ids.length])),
   });
-  const identities = cellData(plan, rows).flatMap((cell) => {
-    const { identity, peak } = identitiesOf(cell, plan, cards[cell.engine]!.blockSize);
-    const name = `${cell.cell}, ${cell.arm}`;
-    return [
-      ...(identity !== null && !identity.holds ? [`${name}: ${residualText(identity)}`] : []),
-      ...(peak !== null && !peak.holds
-        ? [`${name}: the peak is ${peak.ratio.toFixed(2)} times the mean; the block allows ${peak.most.toFixed(2)}`]
-        : []),
-    ];
-  });
-  const found = [...contradictions, ...identities];
+  const cells = cellData(plan, rows).map((cell) => ({
+    name: `${cell.cell}, ${cell.arm}`,
+    ...identitiesOf(cell, plan, cards[cell.engine]!.blockSize),
+  }));
+  // More than a block in a window cannot be. Time between steps can: it spoils a cell, and says nothing against the rows.
+  const impossible = cells.flatMap(({ name, peak }) =>
+    peak !== null && !peak.holds
+      ? [`${name}: the peak is ${peak.ratio.toFixed(2)} times the mean; the block allows ${peak.most.toFixed(2)}`]
+      : [],
+  );
+  const spoilt = cells.flatMap(({ name, identity }) =>
+    identity !== null && !identity.holds ? [`${name}: ${residualText(identity)}`] : [],
+  );
+  const found = [...contradictions, ...impossible];
   const rounds = sessions.reduce((sum, row) => sum + row.atNs.length, 0);
   const failed = sessions.filter((row) => row.fault !== null && row.fault !== 'interrupted');
   const due = plan.order.length;
@@ -75,11 +79,14 @@ export function timedVerdicts(run: StoredRun, plan: SpeedPlan): Verdict[] {
   const books: Verdict = {
     id: 'timings',
     question: 'Do the counts, tokens, ends and clocks of every timed round add up, and the figures made from them?',
-    outcome: found.length > 0 ? 'internally inconsistent' : rounds === 0 ? 'inconclusive' : 'consistent',
+    outcome:
+      found.length > 0 ? 'internally inconsistent' : rounds === 0 || spoilt.length > 0 ? 'inconclusive' : 'consistent',
     evidence:
       found.length > 0
         ? `${found.length} contradictions; first: ${found[0]}.`
-        : `${rounds} timed rounds of ${sessions.length} sessions checked; tokens per second equals acceptance length over step time within ${percent(plan.identityTolerance)} in every cell, and no peak exceeds what the block allows.`,
+        : spoilt.length > 0
+          ? `${spoilt.length} of ${cells.length} cells are invalid and not printed; first: ${spoilt[0]}.`
+          : `${rounds} timed rounds of ${sessions.length} sessions checked; tokens per second equals acceptance length over step time within ${percent(plan.identityTolerance)} in every cell, and no peak exceeds what the block allows.`,
     wouldHaveCaught: `a clock or count that changes a cell's tokens per second by more than ${percent(plan.identityTolerance)}, any round that keeps more than it accepted, any session that is not the plan's`,
     n: rounds,
     of: 'timed rounds',
@@ -177,12 +184,13 @@ export function measurementOf({ run, plan: whole, verdicts }: MeasurementInput):
   const decoding = decodingName(plan);
   const checks = honestyChecks(run, plan, cells);
   const assembled = cells.map((cell) => {
+    const telemetry = telemetryOf(run, whole, cell.cell);
     const card = manifest.engines[cell.engine]!;
     const { identity, peak } = identitiesOf(cell, plan, card.blockSize);
     const seconds = sum(cell.windows.map((window) => (window.endNs - window.startNs) / 1e9));
     const steadiness = steadyOf(cell, plan);
     const segments = rows.filter(isSegment).filter((row) => cell.bySegment.has(row.segment));
-    const slowed = throttling(run.telemetry, cell.windows);
+    const slowed = throttling(telemetry, cell.windows);
     const hardware = [...slowed.reasons].filter(([reason]) => HARDWARE_SLOWDOWN.includes(reason));
     const invalidBecause = [
       ...(identity !== null && !identity.holds ? [residualText(identity)] : []),
@@ -192,7 +200,7 @@ export function measurementOf({ run, plan: whole, verdicts }: MeasurementInput):
       ),
       ...(cell.faults.length > 0 ? [`${cell.faults.length} timed sessions failed: ${cell.faults[0]!.fault}`] : []),
     ];
-    const clocks = clockRatio(run.telemetry, cell.windows);
+    const clocks = clockRatio(telemetry, cell.windows);
     const soft = [...slowed.reasons].filter(([reason]) => !HARDWARE_SLOWDOWN.includes(reason));
     const warnings: Warning[] = [
       ...engineWarnings(card, manifest.model),
@@ -276,7 +284,7 @@ export function measurementOf({ run, plan: whole, verdicts }: MeasurementInput):
         ...latencyFigures(cell, context),
         peakRow,
         aggregateFigure(cell, context),
-        ...economicsFigures(cell, plan, run.telemetry, context),
+        ...economicsFigures(cell, plan, telemetry, context),
       ],
     };
     return { cell, row, context };
@@ -321,6 +329,14 @@ export function measurementOf({ run, plan: whole, verdicts }: MeasurementInput):
   };
 }
 
+/** Of a merged run, the readings of the machine that timed the cell: the clocks of shards have nothing to do with each other. */
+function telemetryOf(run: StoredRun, plan: Plan, cell: string): readonly TelemetryRow[] {
+  const of = run.manifest.parts?.[0]?.shard.of;
+  if (of === undefined) return run.telemetry;
+  const shard = shardOfSpeedCell(plan, plan.speed?.cells.findIndex((entry) => entry.id === cell) ?? 0, of);
+  return run.telemetry.filter((row) => row.shard === shard);
+}
+
 /** The row of the first kind of report, so that readers of either find the same figures in the same place. */
 function speedRow(cell: CellData, row: SpeedCell, context: FigureContext, comparison: SpeedComparison): SpeedRow {
   const baseline: Measured = absentFigure('this row is the baseline');
@@ -343,7 +359,7 @@ function shortWarnings(plan: SpeedPlan, seconds: number): Warning[] {
   return [
     {
       code: 'short-run',
-      text: `timed for ${seconds < 1 ? 'less than 1' : `about ${Math.round(seconds)}`} s; a headline asks for ${plan.leastSeconds} s`,
+      text: `timed for less than the ${plan.leastSeconds} s that a headline asks for`,
     },
   ];
 }

@@ -77,7 +77,8 @@ export const plainCell = (value: number, text: string, warnings: readonly string
 
 export function measuredCell(m: Measured): DraftCell {
   if (m.state !== 'measured') return { ...wordCell('not yet measured', m.reason), notes: [m.reason] };
-  const decimals = decimalsFor(m.value);
+  // Whole things are counted, not measured.
+  const decimals = m.unit === 'tries' ? 0 : decimalsFor(m.value);
   const spelled = m.interval
     ? `; ${percent(m.interval.level)} interval ${m.interval.low} to ${m.interval.high} (${m.interval.method})`
     : '; no interval';

@@ -44,6 +44,12 @@ function sessions(change: (row: TimedSession, i: number) => Partial<TimedSession
   return run.timings.map((row, i) => (row.kind === 'session' ? { ...row, ...change(row, i) } : row));
 }
 
+/** Steps that take less time than goes by, as if the harness dawdled between them. */
+function shorter(by: number): TimingRow[] {
+  const less = (values: readonly number[]): number[] => values.map((ns) => ns / by);
+  return sessions((row) => ({ stepNs: less(row.stepNs), engineNs: less(row.engineNs) }));
+}
+
 const figure = (entry: SpeedCell, id: string) => entry.figures.find((other) => other.id === id)!.figure;
 const valueIn = (entry: SpeedCell, id: string): number => {
   const found = figure(entry, id);
@@ -140,8 +146,8 @@ describe('a truthful run', () => {
 
 describe('a cell that does not hold together is not printed', () => {
   it('when time went by outside the steps: the identity breaks beyond 2 %', () => {
-    // Every chunk arrives 5 % later than its step says.
-    const rows = sessions((row) => ({ atNs: row.atNs.map((at, i) => at + 0.05 * (row.atNs[i]! - row.atNs[0]!)) }));
+    // Every step, by either clock, says 5 % less than the time that went by.
+    const rows = shorter(1.05);
     const report = judged({ timings: rows });
     const entry = cell(report, 'coding/c1/plain');
     expect(entry.identity).toMatchObject({ holds: false });
@@ -149,12 +155,20 @@ describe('a cell that does not hold together is not printed', () => {
     for (const { figure: shown } of entry.figures) expect(shown.state).toBe('not yet measured');
     expect(report.speed[0]!.decodeTokensPerSecond.state).toBe('not yet measured');
     expect(report.warnings.map((warning) => warning.code)).toContain('invalid');
+    expect(outcome(report, 'timings')).toBe('inconclusive');
+    expect(exitCodeOf(report.verdicts)).toBe(4);
+  });
+
+  it('and the rows themselves are wrong when steps take longer than the time that went by', () => {
+    const rows = sessions((row) => ({ stepNs: row.stepNs.map((ns) => 1.05 * ns) }));
+    const report = judged({ timings: rows });
+    expect(cell(report, 'coding/c1/plain').identity!.holds).toBe(false);
     expect(outcome(report, 'timings')).toBe('internally inconsistent');
     expect(exitCodeOf(report.verdicts)).toBe(1);
   });
 
   it('but 1 % is within the tolerance', () => {
-    const rows = sessions((row) => ({ atNs: row.atNs.map((at, i) => at + 0.01 * (row.atNs[i]! - row.atNs[0]!)) }));
+    const rows = shorter(1.01);
     expect(cell(judged({ timings: rows }), 'coding/c1/plain').invalidBecause).toEqual([]);
   });
 
