@@ -30,7 +30,7 @@ export function trainedDouble(
       return oracleSource(rows, rule, DEFECTS.find((defect) => defect.id === loop) ?? null);
     },
     stated: {
-      acceptance: () => ({ floor: 2.5, cells: [], source: 'the test' }),
+      acceptance: ({ rule }) => ({ floor: rule === 'reject' ? 2.5 : 1.5, greedy: [], source: 'the test' }),
       reference: () => null,
     },
     golden: async (network) => ({ rows: 4, largest: golden[network ?? ''] ?? 1e-6, bound: 1e-3 }),
