@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { type AuditInput, audit } from '../../harness/audit.ts';
 import { digestOf } from '../../harness/bundle/digests.ts';
+import { told, untold } from '../../harness/bundle/provenance.ts';
 import { type Arm, EngineCardRow, type Rule, type Shard } from '../../harness/bundle/rows.ts';
 import { collectProvenance } from '../../harness/bundle/surroundings.ts';
 import { type Engine, InputError } from '../../harness/engine.ts';
@@ -158,6 +159,15 @@ async function run(options: Options): Promise<void> {
           ),
           binaries: [addonFile()],
           kernels: [],
+          also: (provenance) => ({
+            ...provenance,
+            decoding: {
+              ...provenance.decoding,
+              randomNumbers: told('Philox4x32-10, key: the seed, counter: position, stream, draw, round'),
+              nonce: untold('no nonce: every session prefills its own prompt and nothing is cached between sessions'),
+            },
+            telemetryHz: told(options.telemetryHz),
+          }),
         }),
       },
       startedAt,
