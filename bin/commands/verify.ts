@@ -94,8 +94,9 @@ export function verifyCommand(program: Command): void {
 async function run(options: Options): Promise<void> {
   const stepMs = options.stepTimeout * 1000;
   const prompts = options.prompts === undefined ? null : readPrompts(options.prompts);
-  // What is wrong with the file is said before anything runs.
+  // What is wrong with the files is said before anything runs.
   if (options.acceptance !== undefined) readFloor(options.acceptance, 'reject', null);
+  if (options.reference !== undefined) readReference(options.reference, { weightsDigest: '', numerics: { id: '' } });
   const record = recordOf(options);
   const rules = Object.hasOwn(BUILT_IN, options.engine) && options.rule === 'all' ? RULES : [options.rule];
   const { signal, restore } = onInterrupt();

@@ -40,6 +40,27 @@ describe('verify', () => {
     expect(done.stdout).toMatch(/^refuted: /m);
   });
 
+  it('holds an engine to what an earlier run measured, and to the state its record had', async () => {
+    const [first, cut] = [join(scratch, 'first.json'), join(scratch, 'cut')];
+    const quick = ['--engine', TOY, '--tokens', '1500', '--json', '--evidence', cut];
+    const done = await verify(...quick);
+    writeFileSync(first, done.stdout);
+    const head = /Evidence head: (sha256:[0-9a-f]{64})/.exec(done.stderr)![1]!;
+    const again = await verify(...quick, '--acceptance', first, '--evidence-head', head);
+    const floor = JSON.parse(again.stdout).checks.find(({ id }: { id: string }) => id === 'acceptance floor');
+    expect(floor.outcome).toBe('consistent');
+    const record = join(cut, 'evidence.jsonl');
+    const lines = readFileSync(record, 'utf8').trimEnd().split('\n');
+    writeFileSync(record, `${lines.slice(0, 3).join('\n')}\n`);
+    const tampered = await verify(...quick);
+    expect(tampered.code).toBe(2);
+    expect(onlyLine(tampered)).toContain('cut off at the end');
+    rmSync(cut, { recursive: true });
+    const fresh = await verify(...quick, '--evidence-head', head);
+    expect(fresh.code).toBe(2);
+    expect(onlyLine(fresh)).toContain('was cut, or it is another record');
+  });
+
   it('remembers under --evidence', async () => {
     const evidence = join(scratch, 'evidence');
     expect((await verify('--engine', `${TOY} --lie residual-p`, '--evidence', evidence)).code).toBe(1);
@@ -52,6 +73,10 @@ describe('verify', () => {
     [['--engine', './no-such.mjs'], 2],
     [['--engine', 'something-else'], 2],
     [['--engine', 'cmd:'], 2],
+    [['--engine', TOY, '--acceptance', '/nowhere.json'], 2],
+    [['--engine', TOY, '--reference', '/nowhere.json'], 2],
+    [['--engine', TOY, '--evidence-head', 'sha256:0'], 2],
+    [['--engine', TOY, '--fidelity-margin', '0'], 2],
     [['--engine', 'cmd:no-such-command-anywhere 2>/dev/null'], 3],
     [['--engine', 'nano-cpu', '--checkpoint', '/nowhere'], 2],
   ])('%j exits with %i and one line', async (args, code) => {
