@@ -34,8 +34,6 @@ export interface Sight {
   readonly distance: number | null;
 }
 
-export type Sights = ReadonlyMap<Layer, Sight>;
-
 class Judge {
   readonly #nothing: string;
   #n = 0;

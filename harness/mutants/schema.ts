@@ -7,7 +7,7 @@ import { InputError } from '../engine.ts';
 
 export const MUTANTS_SCHEMA_ID = 'kilotoken/mutants@2';
 
-/** In the order they are run. Behind the comma: what carries the defect, where a layer has several. */
+/** In the order they are run. `loop` and `trained`: on the engine with defects compiled in; behind `pr gate`: what carries the defect. */
 export const Layer = z.enum([
   'edge vectors',
   'exact enumeration',
@@ -42,7 +42,7 @@ export const Look = z.strictObject({
   distance: z.number().nullable().describe('total variation distance to plain decoding; null where it is no law'),
   n: z.int().min(0).nullable().describe('looked at until the defect was seen, or in all; null for an exact law'),
   of: z.string().nullable().describe('what n counts'),
-  seconds: z.number().min(0),
+  seconds: z.number().min(0).describe('judges of one set of sessions share its time equally'),
 });
 export type Look = z.infer<typeof Look>;
 
