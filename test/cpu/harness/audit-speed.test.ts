@@ -238,8 +238,11 @@ describe('what a reader must be told', () => {
   });
 
   it('an output without a consistent verdict marks every figure of the cell', () => {
-    const rows = sessions((row) => (row.segment === 1 ? { tokens: row.tokens.map((token) => (token + 1) % 16) } : {}));
+    const rows = sessions((row) =>
+      row.segment === 1 ? { tokens: row.tokens.map((token) => (token + 1) % 16) } : {},
+    ).map((row) => (row.kind === 'segment' ? { ...row, freshProcess: true } : row));
     const report = judged({ timings: rows });
+    expect(of(report).cells.some((entry) => entry.headline)).toBe(false);
     expect(outcome(report, 'timed-output')).toBe('refuted');
     for (const entry of of(report).cells) {
       expect(entry.correctness.outcome).not.toBe('consistent');

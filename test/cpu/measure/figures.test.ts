@@ -148,6 +148,19 @@ describe('warm-up', () => {
     run(120, 1);
     expect(warm.steady).toBe(false);
   });
+
+  it('asks it of every window: one in the middle of the others does not speak for them', () => {
+    const warm = new Steadiness(plan);
+    let at = 0;
+    for (const stepMs of [95, 100, 105]) {
+      for (let i = 0; i < 11; i++) {
+        at += stepMs * 1e6;
+        warm.add(at, stepMs * 1e6);
+      }
+    }
+    expect(warm.spread()).toBeGreaterThan(0.03);
+    expect(warm.steady).toBe(false);
+  });
 });
 
 describe('what a pace buys', () => {

@@ -238,6 +238,14 @@ describe('repeated requests', () => {
     expect(repeatedRequests(probes(again)).outcome).toBe(outcome);
   });
 
+  it('a gain that the spread of the prompts explains is none', () => {
+    const rows = probes({ first: 1, step: 2e6, kept: 3 }).map((row, i) => {
+      const factor = row.pass === 0 ? 1 : Math.floor(i / 3) % 2 === 0 ? 0.5 : 1.25;
+      return { ...row, atNs: row.atNs.map((at) => at * factor), stepNs: row.stepNs.map((ns) => ns * factor) };
+    });
+    expect(repeatedRequests(rows).outcome).toBe('clear');
+  });
+
   it('are not judged on fewer than four prompts', () => {
     expect(repeatedRequests(probes({ first: 0.1, step: 1, kept: 8 }).slice(0, 9)).outcome).toBe('not checked');
   });
