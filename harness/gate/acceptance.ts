@@ -11,6 +11,7 @@ import { z } from 'zod';
 import { tokensDigest } from '../bundle/digests.ts';
 import { InputError, type Round, type VerificationRule } from '../engine.ts';
 import { bcaInterval, type ClusterStatistic, ratioOfSums } from '../stats/bootstrap.ts';
+import { clopperPearson } from '../stats/proportion.ts';
 import type { Check } from './result.ts';
 
 const LEVEL = 0.999;
@@ -37,6 +38,8 @@ export interface AcceptanceCell {
   /** Drafts accepted + 1, summed. */
   readonly tokens: number;
   readonly rounds: number;
+  /** Drafts of the first round that drafted. */
+  readonly drafts: readonly number[];
 }
 
 export interface AcceptanceFloor {
@@ -48,13 +51,14 @@ export interface AcceptanceFloor {
 }
 
 export class AcceptanceTally {
-  readonly #prompts = new Map<string, { tokens: number; rounds: number }>();
+  readonly #prompts = new Map<string, { tokens: number; rounds: number; drafts: readonly number[] }>();
 
   session(ids: readonly number[], rounds: readonly Round[]): void {
     const prompt = tokensDigest(ids);
-    const own = this.#prompts.get(prompt) ?? { tokens: 0, rounds: 0 };
+    const own = this.#prompts.get(prompt) ?? { tokens: 0, rounds: 0, drafts: [] };
     for (const { kind, drafted, accepted } of rounds) {
       if (kind !== 'decode' || drafted.length === 0) continue;
+      if (own.rounds === 0) own.drafts = [...drafted];
       own.tokens += accepted + 1;
       own.rounds += 1;
     }
@@ -170,6 +174,44 @@ export function checkAcceptance(
   };
 }
 
+/** Drafts that may be others than stated: two tokens of the draft that are nearly alike, rounded otherwise. */
+const AGREEMENT = 0.95;
+
+/** Are the first greedy drafts behind each prompt those that were stated? Sees a draft that is wrong and hardly slower. */
+export function checkDrafts(measured: MeasuredAcceptance | null, stated: AcceptanceFloor | null): Check {
+  const base = {
+    id: 'reference drafts',
+    question: 'Does the draft propose what was stated beforehand?',
+    of: 'drafts',
+    logE: null,
+    decisive: false,
+    wouldHaveCaught: null,
+  };
+  const earlier = new Map((stated?.greedy ?? []).map((cell) => [cell.prompt, cell.drafts]));
+  let n = 0;
+  let same = 0;
+  for (const { prompt, drafts } of measured?.greedy ?? []) {
+    const due = earlier.get(prompt) ?? [];
+    for (let i = 0; i < Math.min(drafts.length, due.length); i++) {
+      n += 1;
+      if (drafts[i] === due[i]) same += 1;
+    }
+  }
+  if (n === 0) {
+    return { ...base, n, outcome: 'not testable here', evidence: 'Nobody stated drafts for any of these prompts.' };
+  }
+  const { high } = clopperPearson(same, n, LEVEL);
+  const evidence = `${same} of ${n} first greedy drafts are those stated (99.9 % upper bound of the share ${high.toFixed(3)}, ${AGREEMENT} is due; ${stated!.source})`;
+  if (high < AGREEMENT) return { ...base, n, outcome: 'refuted', evidence: `${evidence}.` };
+  return {
+    ...base,
+    n,
+    outcome: 'consistent',
+    evidence: `${evidence}.`,
+    wouldHaveCaught: `a draft that proposes another token in well over ${(1 - AGREEMENT).toFixed(2)} of these places, however little slower it is`,
+  };
+}
+
 /** A gate's own `--json`, one result or the list of three, or a list of statements about engines. */
 const Stated = z.looseObject({
   acceptance: z
@@ -177,7 +219,16 @@ const Stated = z.looseObject({
       rule: z.enum(['match', 'reject', 'coupled']),
       mean: z.number(),
       low: z.number().nullable(),
-      greedy: z.array(z.object({ prompt: z.string(), tokens: z.number(), rounds: z.number() })).default([]),
+      greedy: z
+        .array(
+          z.object({
+            prompt: z.string(),
+            tokens: z.number(),
+            rounds: z.number(),
+            drafts: z.array(z.number()).default([]),
+          }),
+        )
+        .default([]),
     })
     .nullable(),
   card: z

@@ -4,7 +4,7 @@
  */
 import type { Decoding, Engine, EngineCard } from '../engine.ts';
 import type { EngineSource } from '../engines/plugin.ts';
-import { type AcceptanceFloor, checkAcceptance, type MeasuredAcceptance } from './acceptance.ts';
+import { type AcceptanceFloor, checkAcceptance, checkDrafts, type MeasuredAcceptance } from './acceptance.ts';
 import { BUDGETS, type Budget, type GateName } from './budget.ts';
 import { checkCard, checkDeclarations, checkInterface, concluded } from './conformance.ts';
 import { buildKey, type Earlier, type Earnings, type EvidenceRecord } from './evidence.ts';
@@ -160,7 +160,8 @@ async function judge(
   });
   checks.push(...outcome.checks);
   if (engine.card.blockSize > 1) {
-    checks.push(checkAcceptance(outcome.acceptance ?? null, input.acceptance?.(engine.card) ?? null, seed));
+    const [measured, stated] = [outcome.acceptance ?? null, input.acceptance?.(engine.card) ?? null];
+    checks.push(checkAcceptance(measured, stated, seed), checkDrafts(measured, stated));
   }
   return outcome;
 }

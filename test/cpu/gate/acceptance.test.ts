@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Round } from '../../../harness/engine.ts';
-import { AcceptanceTally, checkAcceptance, readFloor } from '../../../harness/gate/acceptance.ts';
+import { AcceptanceTally, checkAcceptance, checkDrafts, readFloor } from '../../../harness/gate/acceptance.ts';
 import type { GateResult } from '../../../harness/gate/result.ts';
 import { find, gateOf, refutations, SMALL } from './support.ts';
 
@@ -40,7 +40,7 @@ describe('the floor', () => {
   });
   it('refutes G01, which every law keeps: a draft that is fed one token early', async () => {
     const slow = await gateOf({ defect: 'G01' }, against(file));
-    expect(refutations(slow)).toEqual(['acceptance floor']);
+    expect(refutations(slow)).toEqual(['acceptance floor', 'reference drafts']);
     expect(find(slow, 'acceptance floor').evidence).toMatch(
       /-0\.\d+ more than stated in greedy sessions of the same \d+ prompts, interval -0\.\d+ to -0\.\d+/,
     );
@@ -52,6 +52,39 @@ describe('the floor', () => {
     const stated = () => ({ floor: mean - 0.05, source: 'a test', greedy: [] });
     const slow = await gateOf({ defect: 'G01' }, { ...LONG, seed: '7', acceptance: stated });
     expect(refutations(slow)).toEqual(['acceptance floor']);
+  });
+});
+
+describe('drafts', () => {
+  const cells = (change: (drafts: number[], i: number) => number[]) =>
+    Array.from({ length: 32 }, (_, i) => ({
+      prompt: String(i),
+      tokens: 3,
+      rounds: 1,
+      drafts: change([1, 2, 3, 4, 5, 6, 7], i),
+    }));
+  const judged = (change: (drafts: number[], i: number) => number[]) => {
+    const measured = {
+      rule: 'match',
+      mean: 3,
+      low: 3,
+      high: 3,
+      rounds: 32,
+      prompts: 32,
+      greedy: cells(change),
+    } as const;
+    return checkDrafts(measured, { floor: 1, source: 'a test', greedy: cells((drafts) => drafts) });
+  };
+  it('that are the stated ones are consistent, a rounding here and there too', () => {
+    expect(judged((drafts) => drafts)).toMatchObject({ outcome: 'consistent', n: 224 });
+    expect(judged((drafts, i) => (i % 8 === 0 ? drafts.with(6, 9) : drafts)).outcome).toBe('consistent');
+  });
+  it('that differ in a seventh of the places are refuted though nothing is slower', () => {
+    expect(judged((drafts) => drafts.with(6, 9)).outcome).toBe('refuted');
+  });
+  it('that nobody stated are not testable', () => {
+    expect(checkDrafts(null, null).outcome).toBe('not testable here');
+    expect(find(clean, 'reference drafts').outcome).toBe('not testable here');
   });
 });
 
