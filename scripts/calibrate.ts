@@ -11,8 +11,8 @@ import { calibrate } from '../harness/gate/calibration.ts';
 
 const root = join(import.meta.dirname, '../..');
 const runs = Number(process.argv[2] ?? 2_000);
-const output = process.argv[3] ?? join(root, 'results/calibration/gate.json');
-const result = await calibrate({ runs, seed: '20260101', tokens: 1_500, toyTokens: 1_500, pairs: 100 });
+const output = process.argv[3] ?? join(root, 'results/calibration/gate-2.json');
+const result = await calibrate({ runs, seed: '20260101', tokens: 1_000, toyTokens: 1_000, pairs: 100 });
 writeFileSync(output, `${JSON.stringify(result, null, 2)}\n`);
 const { strict, loose } = result;
 process.stdout.write(

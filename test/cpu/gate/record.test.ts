@@ -244,7 +244,7 @@ describe('calibration', () => {
   });
 
   it('the published calibration holds what it must', () => {
-    const path = join(import.meta.dirname, '../../../results/calibration/gate.json');
+    const path = join(import.meta.dirname, '../../../results/calibration/gate-2.json');
     const { strict, loose, otherRefutations } = JSON.parse(readFileSync(path, 'utf8'));
     expect(strict).toMatchObject({ alpha: 1e-6, alarms: 0 });
     expect(strict.runs).toBeGreaterThanOrEqual(2_000);
