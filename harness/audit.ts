@@ -11,6 +11,7 @@ import { sealBundle } from './bundle/tree.ts';
 import { type CurrentManifest, RunWriter, writeReport, writeVerdicts } from './bundle/writer.ts';
 import { type Engine, InputError } from './engine.ts';
 import { runCampaign, type SegmentRunner, segmentsHere } from './measure/campaign.ts';
+import { measureOverhead, OVERHEAD_EVENT } from './measure/overhead.ts';
 import { startTelemetry } from './measure/telemetry.ts';
 import { type AuditPrompt, makePlan, type PlanOptions, speedCellsOf } from './plan.ts';
 import { buildReport, verdictsOf } from './report/build.ts';
@@ -41,6 +42,8 @@ export interface AuditInput {
   readonly shard?: Shard | null;
   /** Readings of the machine's sensors a second; default none. */
   readonly telemetryHz?: number;
+  /** Measure what the harness itself costs a round, on the null engine, before anything is timed; default no. */
+  readonly overhead?: boolean;
   /** Monotonic nanoseconds; a test may bring its own. */
   readonly now?: () => bigint;
 }
@@ -109,6 +112,10 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
   let foreignCores: number | null = null;
   try {
     await runPlan(context);
+    if (plan.speed && input.overhead && !input.signal.aborted) {
+      const cost = await measureOverhead({ sessions: 100, tokens: 2048, blockSize: 8 });
+      writer.event({ t_ns: writer.t(), kind: OVERHEAD_EVENT, ...cost });
+    }
     if (plan.speed) {
       const reading = now();
       await runCampaign({

@@ -178,6 +178,7 @@ async function run(options: Options): Promise<void> {
       ),
       shard: options.shard ?? null,
       telemetryHz: options.telemetryHz,
+      overhead: true,
       progress: note,
     };
     const { signal, restore } = onInterrupt();

@@ -11,6 +11,9 @@ import { runSegment } from './timed.ts';
 /** A round may cost this much, microseconds, or this share of the step, whichever is more. */
 export const OVERHEAD_LIMIT = { microseconds: 10, share: 0.01 };
 
+/** The event by which a run records it. */
+export const OVERHEAD_EVENT = 'harness-overhead';
+
 export interface Overhead {
   readonly rounds: number;
   readonly sessions: number;

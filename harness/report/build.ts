@@ -62,7 +62,7 @@ export function buildReport(run: StoredRun): Report {
     acceptance,
     speed,
     ...(timed === null ? {} : { measurement: timed.measurement }),
-    claims: answerClaims(run, { verdicts, acceptance, speed }),
+    claims: answerClaims(run, { verdicts, acceptance, speed, measurement: timed?.measurement ?? null }),
     warnings: distinct([
       ...engines.flatMap(([, card]) => engineWarnings(card, manifest.model)),
       ...acceptance.flatMap((row) => (row.rawMicro.state === 'measured' ? row.rawMicro.warnings : [])),

@@ -2,6 +2,7 @@
 import type { StoredRun } from '../bundle/reader.ts';
 import { type CellData, isSegment } from '../measure/cells.ts';
 import { forcedAcceptance, repeatedRequests } from '../measure/honesty.ts';
+import { OVERHEAD_EVENT, OVERHEAD_LIMIT, overheadAllowed } from '../measure/overhead.ts';
 import { clockRatio, throttling } from '../measure/power.ts';
 import type { SpeedPlan } from '../measure/rows.ts';
 import { tracesOf } from './figures.ts';
@@ -26,6 +27,7 @@ export function honestyChecks(run: StoredRun, plan: SpeedPlan, cells: readonly C
       ...repeatedRequests(cells.flatMap((cell) => cell.probes)),
     },
     throttled(run, windows),
+    overhead(run, cells),
     processes(
       plan,
       segments.length,
@@ -123,6 +125,25 @@ function throttled(run: StoredRun, windows: CellData['windows']): HonestyCheck {
       ...(readings > 0 ? [named.length > 0 ? named.join(', ') : `${readings} readings name no reason`] : []),
       ...(ratio === null ? [] : [`lowest clock over highest of a device ${ratio.toFixed(3)}`]),
     ].join('; '),
+  };
+}
+
+function overhead(run: StoredRun, cells: readonly CellData[]): HonestyCheck {
+  const event = run.events.find((entry) => entry.kind === OVERHEAD_EVENT);
+  const meanUs = typeof event?.meanUs === 'number' ? event.meanUs : null;
+  const steps = cells
+    .filter((cell) => cell.total.rounds > 0)
+    .map((cell) => cell.total.stepNs / cell.total.rounds / 1e6);
+  const shortest = Math.min(...steps);
+  const limit = `${OVERHEAD_LIMIT.microseconds} us or ${100 * OVERHEAD_LIMIT.share} % of a step`;
+  const known = meanUs !== null && steps.length > 0;
+  return {
+    id: 'harness-overhead',
+    question: `Does the harness itself cost a round more than ${limit}?`,
+    outcome: !known ? 'not checked' : overheadAllowed(meanUs, shortest) ? 'clear' : 'found',
+    evidence: known
+      ? `${meanUs.toFixed(2)} us a round on an engine that does nothing, ${String(event?.rounds)} rounds; the shortest step of a cell is ${(1000 * shortest).toFixed(0)} us`
+      : 'this run did not measure it',
   };
 }
 

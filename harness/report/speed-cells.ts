@@ -24,6 +24,10 @@ import type { Figure, Measured, Warning } from './schema.ts';
 
 type Sums = Readonly<TimeSums>;
 
+export function absentFigure(reason: string): Measured {
+  return { state: 'not yet measured', reason };
+}
+
 interface Definition {
   readonly id: string;
   readonly name: string;
@@ -206,10 +210,6 @@ export interface FigureContext {
 
 const allOf = (n: number): Uint32Array => Uint32Array.from({ length: n }, (_, i) => i);
 
-export function absentFigure(reason: string): Measured {
-  return { state: 'not yet measured', reason };
-}
-
 /** A figure of one arm by its definition, with its interval over prompts and processes. */
 export function ratioFigure(
   cell: CellData,
@@ -238,14 +238,26 @@ export function ratioFigure(
 }
 
 export function definitionFigures(cell: CellData, context: FigureContext): Figure[] {
-  return DEFINITIONS.map((definition) => ({
-    id: definition.id,
-    name: definition.name,
-    formula: definition.formula,
-    source: definition.source,
-    figure: ratioFigure(cell, definition, context),
-  }));
+  return [
+    ...DEFINITIONS.map((definition) => ({
+      id: definition.id,
+      name: definition.name,
+      formula: definition.formula,
+      source: definition.source,
+      figure: ratioFigure(cell, definition, context),
+    })),
+    ...UNTOLD,
+  ];
 }
+
+/** Definitions that need to know which tokens are reasoning: token ids do not say. */
+const UNTOLD: readonly Figure[] = (['reasoning', 'answer'] as const).map((what) => ({
+  id: what === 'reasoning' ? 'ttfr' : 'ttfa',
+  name: `Time to first ${what} token`,
+  formula: `t of the first ${what} token − t_s, mean over requests`,
+  source: 'request',
+  figure: absentFigure('the engine gives token ids and does not say which of them are reasoning'),
+}));
 
 const LATENCIES = [
   {

@@ -7,7 +7,7 @@ import { type DraftCell, finish, Legend, measuredCell, plainCell, type Table, wo
 /** Figures by what a reader looks for; a figure in no group stands in the last. */
 const GROUPS: readonly (readonly [string, RegExp])[] = [
   ['Rates', /^(decode|e2e|server|aggregate|prefill)-tps$|^peak$/],
-  ['Latency', /^(ttft|ttst|tpot|icl|itl)/],
+  ['Latency', /^(ttft|ttfr|ttfa|ttst|tpot|icl|itl)/],
   ['Inside a step', /step$|share$|^transport$/],
   ['Tokens a step', /-al$/],
   ['What it buys', /./],

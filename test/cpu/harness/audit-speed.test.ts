@@ -141,6 +141,19 @@ describe('a truthful run', () => {
     expect(checks.get('order')).toBe('found');
     expect(checks.get('throttling')).toBe('not checked');
     expect(checks.get('repeated-requests')).toBe('clear');
+    expect(checks.get('harness-overhead')).toBe('not checked');
+  });
+
+  it('holds the cost of the harness against the limit', () => {
+    const check = (meanUs: number) =>
+      of(judged({ events: [...run.events, { t_ns: 1, kind: 'harness-overhead', meanUs, rounds: 1000 }] })).checks.find(
+        (entry) => entry.id === 'harness-overhead',
+      )!;
+    expect(check(0.4).outcome).toBe('clear');
+    // The shortest step is 2 ms: 1 % of it is 20 us.
+    expect(check(19).outcome).toBe('clear');
+    expect(check(21).outcome).toBe('found');
+    expect(check(21).evidence).toMatch(/21\.00 us a round .* shortest step of a cell is 2000 us/);
   });
 });
 
