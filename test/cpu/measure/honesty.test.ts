@@ -1,12 +1,12 @@
 /** Sensors, energy and the checks of honesty: on made-up machines, caches and forced acceptance, and on honest ones. */
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { TelemetryRow } from '../../../harness/bundle/rows.ts';
 import { forcedAcceptance, repeatedRequests } from '../../../harness/measure/honesty.ts';
 import { parseComputeApps } from '../../../harness/measure/load.ts';
-import { measureOverhead, OVERHEAD_LIMIT, overheadAllowed } from '../../../harness/measure/overhead.ts';
+import { measureOverhead, OVERHEAD_LIMIT, type Overhead, overheadAllowed } from '../../../harness/measure/overhead.ts';
 import { clockRatio, energyOver, throttling } from '../../../harness/measure/power.ts';
 import type { TimedSession } from '../../../harness/measure/rows.ts';
 import { parseSmiLine, startTelemetry } from '../../../harness/measure/telemetry.ts';
@@ -260,5 +260,16 @@ describe('the cost of the harness', () => {
     expect(meanUs).toBeGreaterThan(0);
     expect(overheadAllowed(11, 0.1)).toBe(false);
     expect(overheadAllowed(11, 2)).toBe(true);
+  });
+
+  it('is published, with and without a block, within the limit', () => {
+    const path = new URL('../../../results/calibration/overhead.json', import.meta.url);
+    const published = JSON.parse(readFileSync(path, 'utf8')) as { rows: Overhead[] };
+    expect(published.rows.map((row) => row.blockSize)).toEqual([1, 8]);
+    for (const row of published.rows) {
+      expect(row.meanUs).toBeLessThanOrEqual(OVERHEAD_LIMIT.microseconds);
+      expect(row.withinLimit).toBe(true);
+      expect(row.rounds).toBeGreaterThan(10_000);
+    }
   });
 });
