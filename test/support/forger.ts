@@ -6,7 +6,15 @@ import { cpSync } from 'node:fs';
 import { type CheckResult, checkBundle } from '../../harness/bundle/check/check.ts';
 import { digestOf, headDigest, promptsDigest } from '../../harness/bundle/digests.ts';
 import { readManifest, readRun } from '../../harness/bundle/reader.ts';
-import type { EventRow, ManifestV2, Plan, PromptRow, RoundRow, SessionRow } from '../../harness/bundle/rows.ts';
+import type {
+  EventRow,
+  ManifestV2,
+  Plan,
+  PromptRow,
+  RoundRow,
+  SessionRow,
+  TimingRow,
+} from '../../harness/bundle/rows.ts';
 import { sealBundle } from '../../harness/bundle/tree.ts';
 import { ROW_FILES, writePlan, writeReport, writeVerdicts } from '../../harness/bundle/writer.ts';
 import { buildReport, verdictsOf } from '../../harness/report/build.ts';
@@ -31,6 +39,7 @@ export interface Forgery {
   readonly sessions?: (rows: SessionRow[]) => SessionRow[];
   readonly events?: (rows: EventRow[]) => EventRow[];
   readonly telemetry?: (rows: Record<string, number>[]) => Record<string, number>[];
+  readonly timings?: (rows: TimingRow[]) => TimingRow[];
   readonly plan?: (plan: Plan) => void;
   readonly manifest?: (manifest: ManifestV2) => void;
   /** Leave these as they are. */
@@ -44,6 +53,7 @@ export async function forge(run: string, to: string, forgery: Forgery): Promise<
   if (forgery.rounds) writeRows(to, 'rounds.jsonl', forgery.rounds(rowsOf<RoundRow>(to, 'rounds.jsonl')));
   if (forgery.sessions) writeRows(to, 'sessions.jsonl', forgery.sessions(rowsOf<SessionRow>(to, 'sessions.jsonl')));
   if (forgery.telemetry) writeRows(to, 'telemetry.jsonl', forgery.telemetry(rowsOf(to, 'telemetry.jsonl')));
+  if (forgery.timings) writeRows(to, 'timings.jsonl', forgery.timings(rowsOf<TimingRow>(to, 'timings.jsonl')));
   if (forgery.plan) {
     const plan = readDocument<Plan>(to, 'plan.json');
     forgery.plan(plan);

@@ -7,29 +7,18 @@
 import type { StoredRun } from '../reader.ts';
 import type { EventRow, RoundRow, SessionRow, TelemetryRow } from '../rows.ts';
 import type { Findings } from './findings.ts';
+import { Pauses } from './pauses.ts';
 
 /** Timer resolution and rounding of nanoseconds to doubles. */
 const SLACK_NS = 1_000;
 /** Device clocks are read by other means than the host's. */
 const DEVICE_SLACK = { share: 0.01, ns: 20_000 };
-/** Pauses of a kind that are needed before they are compared. */
-const PAUSES_NEEDED = 20;
-/** What a nanosecond of step adds to the pause behind it: above this, step times were shortened. */
-const PAUSE_SLOPE = 0.1;
-/** Share of a decode step by which pauses behind decode steps may exceed those behind prefills. */
-const PAUSE_EXCESS = 0.25;
 /** Time between the last round of a phase and its end that is not explained by rounds, faults aside. */
 const TAIL = { share: 0.1, ns: 1e9 };
 
 interface Span {
   from: number;
   to: number;
-}
-
-/** A step and what passed until the next one of its session began. */
-interface Pause {
-  readonly step: number;
-  readonly pause: number;
 }
 
 interface PhaseSum {
@@ -45,7 +34,7 @@ export class ClockCheck {
   readonly #sessionEnd = new Map<string, { end: number; wall: number; prefill: boolean }>();
   readonly #phases = new Map<string, PhaseSum>();
   /** By engine, of phases with one session at a time. */
-  readonly #pauses = new Map<string, { prefill: Pause[]; decode: Pause[] }>();
+  readonly #pauses = new Pauses();
   readonly #part: (session: SessionRow) => number;
   readonly #alone: ReadonlySet<string>;
   /** Phases in which a session failed. */
@@ -86,12 +75,7 @@ export class ClockCheck {
       const pause = row.t_ns - before.end;
       if (pause < -SLACK_NS) complain(`it began ${Math.round(-pause)} ns before the round in front of it ended`);
       if (this.#alone.has(session.phase)) {
-        let pauses = this.#pauses.get(session.engine);
-        if (pauses === undefined) {
-          pauses = { prefill: [], decode: [] };
-          this.#pauses.set(session.engine, pauses);
-        }
-        pauses[before.prefill ? 'prefill' : 'decode'].push({ step: before.wall, pause });
+        this.#pauses.add(`engine ${session.engine}`, before.prefill, { step: before.wall, pause });
       }
     }
     if (row.finish === null) this.#sessionEnd.set(row.session, { end, wall: wallNs, prefill: row.kind === 'prefill' });
@@ -118,7 +102,7 @@ export class ClockCheck {
     if (this.#undated > 0) this.#findings.difference('clocks', `${this.#undated} rounds have no t_ns`);
     const parts = manifest.parts?.map((part) => part.shard.index) ?? [0];
     for (const part of parts) this.#finishPart(run, part);
-    this.#comparePauses();
+    this.#pauses.compare('clocks', this.#findings, false);
   }
 
   #finishPart(run: StoredRun, part: number): void {
@@ -189,39 +173,6 @@ export class ClockCheck {
       complain(`telemetry of ${sensor} was read ${rate.toFixed(1)} times a second, ${asked} were asked for`);
     }
   }
-
-  #comparePauses(): void {
-    for (const [engine, { prefill, decode }] of this.#pauses) {
-      const complain = (text: string): void =>
-        this.#findings.difference('clocks', `engine ${engine}: ${text}: step times were shortened`);
-      const sorted = [...decode].sort((a, b) => a.step - b.step);
-      const third = Math.floor(sorted.length / 3);
-      const groups = [
-        ['decode steps', sorted.slice(0, third), sorted.slice(-third)],
-        ['prefills', decode, prefill],
-      ] as const;
-      for (const [name, short, long] of groups) {
-        if (short.length < PAUSES_NEEDED || long.length < PAUSES_NEEDED) continue;
-        const rise = medianOf(long, 'step') - medianOf(short, 'step');
-        if (rise < 0.05 * medianOf(short, 'step')) continue;
-        const slope = (medianOf(long, 'pause') - medianOf(short, 'pause')) / rise;
-        if (slope > PAUSE_SLOPE) {
-          complain(`pauses grow with the ${name} in front of them, by ${slope.toFixed(2)} ns a ns`);
-          break;
-        }
-      }
-      if (prefill.length < PAUSES_NEEDED || decode.length < PAUSES_NEEDED) continue;
-      const excess = medianOf(decode, 'pause') - medianOf(prefill, 'pause');
-      if (excess > PAUSE_EXCESS * medianOf(decode, 'step')) {
-        complain(`${Math.round(excess)} ns more pass behind a decode step than behind a prefill`);
-      }
-    }
-  }
-}
-
-function medianOf(pauses: readonly Pause[], key: keyof Pause): number {
-  const values = pauses.map((pause) => pause[key]).sort((a, b) => a - b);
-  return values[Math.floor(values.length / 2)]!;
 }
 
 function ordered(

@@ -1,10 +1,12 @@
 /**
  * The clocks inside timed sessions (timings.jsonl): steps lie one behind another within their session, the engine's and the device's
- * clocks stay below the harness's, counts add up to the tokens, and the sessions of a lane and the segments of a run do not overlap.
+ * clocks stay below the harness's, counts add up to the tokens, the sessions of a lane and the segments of a run do not overlap, and
+ * pauses do not grow with steps (pauses.ts).
  */
 import type { StoredRun } from '../reader.ts';
 import type { TimingRow } from '../rows.ts';
 import type { Findings } from './findings.ts';
+import { Pauses } from './pauses.ts';
 
 const SLACK_NS = 1_000;
 const DEVICE_SLACK = { share: 0.01, ns: 20_000 };
@@ -12,6 +14,10 @@ const DEVICE_SLACK = { share: 0.01, ns: 20_000 };
 type Session = Extract<TimingRow, { kind: 'session' }>;
 
 export function checkTimings(run: StoredRun, findings: Findings): void {
+  const pauses = new Pauses();
+  const alone = new Set(
+    (run.manifest.plan.speed?.cells ?? []).filter((cell) => cell.concurrency === 1).map((cell) => cell.id),
+  );
   const lanes = new Map<string, Session>();
   /** Of the sessions since the last segment row: a segment's row stands behind its sessions. */
   let span: { segment: number; from: number; to: number } | null = null;
@@ -32,6 +38,14 @@ export function checkTimings(run: StoredRun, findings: Findings): void {
     const where = `segment ${row.segment}, cell ${row.cell}, ${row.role} session ${row.ordinal}`;
     const wrong = sessionFault(row);
     if (wrong !== null) findings.difference('timings', `${where}: ${wrong}`);
+    else if (alone.has(row.cell)) {
+      const arm = run.manifest.plan.speed?.order[row.segment] ?? 'unknown';
+      for (let i = 1; i < row.atNs.length; i++) {
+        const pause = row.atNs[i]! - row.stepNs[i]! - row.atNs[i - 1]!;
+        // atNs is the end of a step, so a step that was shortened leaves a pause in front of it.
+        pauses.add(`timed ${arm} sessions`, false, { step: row.stepNs[i]!, pause });
+      }
+    }
     const lane = `${row.segment} ${row.cell} ${row.lane}`;
     const before = lanes.get(lane);
     if (before !== undefined && row.startNs < before.startNs + (before.atNs.at(-1) ?? 0) - SLACK_NS) {
@@ -48,6 +62,7 @@ export function checkTimings(run: StoredRun, findings: Findings): void {
       span.to = Math.max(span.to, end);
     }
   }
+  pauses.compare('timings', findings, true);
 }
 
 /** The first thing that cannot be in a timed session, in words. */

@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { checkBundle } from '../../../harness/bundle/check/check.ts';
 import { cardDigest } from '../../../harness/bundle/digests.ts';
 import { told } from '../../../harness/bundle/provenance.ts';
-import type { RoundRow } from '../../../harness/bundle/rows.ts';
+import type { RoundRow, TimingRow } from '../../../harness/bundle/rows.ts';
 import { signBundle } from '../../../harness/bundle/sign.ts';
 import type { Engine } from '../../../harness/engine.ts';
 import { readDocument, rowsOf, writeRows } from '../../support/bundle-files.ts';
@@ -228,6 +228,28 @@ describe('timestamps compressed', () => {
     const texts = (await check(await forged(thinned, sensed))).findings.map((finding) => finding.text).join('\n');
     expect(texts).not.toMatch(/times a second/);
     expect(texts).toMatch(/the power adds up to/);
+  });
+
+  it('steps of timed sessions alone, and timed sessions that overlap', async () => {
+    const shorter = (rows: TimingRow[]): TimingRow[] =>
+      rows.map((row) => {
+        if (row.kind !== 'session') return row;
+        const halves = (values: readonly number[]): number[] => values.map((value) => value / 2);
+        const { stepNs, engineNs, draftNs, verifyNs } = row;
+        return {
+          ...row,
+          stepNs: halves(stepNs),
+          engineNs: halves(engineNs),
+          draftNs: halves(draftNs),
+          verifyNs: halves(verifyNs),
+        };
+      });
+    const result = await check(await forged({ timings: shorter }));
+    expect(result.findings.find((finding) => finding.check === 'timings')!.text).toMatch(/step times were shortened/);
+    const earlier = (rows: TimingRow[]): TimingRow[] =>
+      rows.map((row) => (row.kind === 'session' ? { ...row, startNs: Math.max(0, row.startNs - 1e6) } : row));
+    expect(checksOf(await check(await forged({ timings: earlier })))).toContain('timings');
+    expect((await check(await forged({ timings: (rows) => rows }))).outcome).toBe('intact');
   });
 
   it('a round that begins before the one in front of it has ended', async () => {
