@@ -143,6 +143,10 @@ export interface CudaAddon extends Addon {
   gpu(): GpuReport;
   loadReference(checkpoint: NativeCheckpoint): Promise<NativeModel>;
   loadSyntheticReference(synthetic: NativeSynthetic): Promise<NativeModel>;
+  /** The stack: rounds are decided on the GPU. MXFP4 experts only. */
+  loadStack(checkpoint: NativeCheckpoint): Promise<NativeModel>;
+  loadSyntheticStack(synthetic: NativeSynthetic): Promise<NativeModel>;
+  loadStackToy(toy: NativeToy): Promise<NativeModel>;
 }
 
 export interface Addon {

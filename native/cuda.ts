@@ -1,6 +1,6 @@
 /**
- * The engine `reference-cuda`: the plain FP8 target of reference/fp8 on one GPU, a checkpoint's or a pro-synthetic slice's. A
- * checkpoint's draft stays on the CPU, so that speculation can be looked at with a target whose rows come from the GPU.
+ * The engines on one GPU, over a checkpoint or a pro-synthetic slice. Under `reference-cuda` a checkpoint's draft stays on the CPU, so that
+ * speculation can be looked at with a target whose rows come from the GPU; under `stack-cuda` draft, verification and acceptance run there.
  */
 import { createHash } from 'node:crypto';
 import type { Numerics } from '../harness/engine.ts';
@@ -14,9 +14,10 @@ import {
   type GpuReport,
 } from './addon.ts';
 import { describeNumerics, openCheckpoint } from './checkpoint/index.ts';
-import { EnvironmentError } from './errors.ts';
+import { EnvironmentError, InputError } from './errors.ts';
 import { LoadedModel } from './loaded.ts';
 import { processorName } from './sessions.ts';
+import type { ToyPlace } from './toy.ts';
 
 /** A slice of the 1.02 T shape with weights that are a function of the seed. */
 export interface SyntheticChoice {
@@ -38,53 +39,102 @@ export function gpuReport(): GpuReport {
   return (addon(cudaAddonFile()) as CudaAddon).gpu();
 }
 
+/**
+ * `reference-cuda`: the plain FP8 target under the decode loop of the CPU reference. `stack-cuda`: kernels and decisions on the GPU, MXFP4
+ * experts, its own DFlash draft.
+ */
+export type CudaEngine = 'reference-cuda' | 'stack-cuda';
+
+export interface CudaOptions {
+  readonly engine: CudaEngine;
+  /** Default: as the checkpoint's config says; `fp8` for pro-synthetic. The stack has `fp8` only. */
+  readonly activations?: Activations;
+}
+
+/** Block of the synthetic draft. */
+const SYNTHETIC_BLOCK = 8;
+
 export class CudaModel extends LoadedModel {
-  /** @throws InputError for a broken checkpoint; EnvironmentError without a build, a Hopper GPU, its driver or enough of its memory */
-  static async load(directory: string, options: { readonly activations?: Activations } = {}): Promise<CudaModel> {
+  /** @throws InputError for a broken or unfit checkpoint; EnvironmentError without a build, a Hopper GPU, its driver or enough of its memory */
+  static async load(directory: string, options: CudaOptions): Promise<CudaModel> {
     const { build, gpu } = readyGpu();
+    const { engine } = options;
     const checkpoint = await openCheckpoint(directory);
     const activations = options.activations ?? checkpoint.activationsDefault;
+    checkStack(engine, checkpoint.formats.experts, activations);
+    const given = {
+      ...checkpoint,
+      tensors: [...checkpoint.tensors.values()],
+      draft: checkpoint.draft && { ...checkpoint.draft, tensors: [...checkpoint.draft.tensors.values()] },
+      activations,
+    };
     const model = await callAddon(() =>
-      build.loadReference({
-        ...checkpoint,
-        tensors: [...checkpoint.tensors.values()],
-        draft: checkpoint.draft && { ...checkpoint.draft, tensors: [...checkpoint.draft.tensors.values()] },
-        activations,
-      }),
+      engine === 'stack-cuda' ? build.loadStack(given) : build.loadReference(given),
     );
     const [weightsDigest, draftDigest] = await Promise.all([checkpoint.weightsDigest(), checkpoint.draftDigest()]);
+    const draftPlace =
+      checkpoint.draft === null || engine === 'stack-cuda' ? '' : `; the draft on the CPU, ${processorName()}`;
+    const described = describeNumerics(checkpoint, activations);
     const facts = {
-      ...(await referenceFacts(gpu)),
+      ...(await commonFacts(engine, gpu)),
       weightsDigest,
       draftDigest,
-      numerics: describeNumerics(checkpoint, activations),
-      topology: checkpoint.draft === null ? 'one GPU' : `one GPU; the draft on the CPU, ${processorName()}`,
+      numerics: engine === 'stack-cuda' ? stackNumerics(described) : described,
+      topology: `one GPU${draftPlace}`,
     };
-    return new CudaModel(checkpoint, model, facts, cudaAddonFile());
+    return new CudaModel(checkpoint, model, facts, cudaAddonFile(), loopOf(engine));
   }
 
   /** @throws InputError for a slice that does not divide; EnvironmentError as `load` */
-  static async synthetic(
-    choice: SyntheticChoice,
-    options: { readonly activations?: Activations } = {},
-  ): Promise<CudaModel> {
+  static async synthetic(choice: SyntheticChoice, options: CudaOptions): Promise<CudaModel> {
     const { build, gpu } = readyGpu();
+    const { engine } = options;
     const { experts, ...slice } = choice;
     const activations = options.activations ?? 'fp8';
+    checkStack(engine, experts, activations);
+    const given = { ...slice, fp8Experts: experts === 'fp8', activations };
+    const onStack = engine === 'stack-cuda';
     const model = await callAddon(() =>
-      build.loadSyntheticReference({ ...slice, fp8Experts: experts === 'fp8', activations }),
+      onStack ? build.loadSyntheticStack(given) : build.loadSyntheticReference(given),
     );
-    const shape = { vocab: SYNTHETIC_VOCAB / choice.ranks, maxContext: choice.maxContext, draft: null };
+    const shape = {
+      vocab: SYNTHETIC_VOCAB / choice.ranks,
+      maxContext: choice.maxContext,
+      draft: onStack ? { blockSize: SYNTHETIC_BLOCK } : null,
+    };
+    const described = syntheticNumerics(experts, activations);
     const facts = {
-      ...(await referenceFacts(gpu)),
+      ...(await commonFacts(engine, gpu)),
       weightsDigest: syntheticDigest(choice),
-      draftDigest: 'none',
-      numerics: syntheticNumerics(experts, activations),
+      draftDigest: onStack ? syntheticDigest(choice, ' draft') : 'none',
+      numerics: onStack ? stackNumerics(described) : described,
       topology:
         choice.ranks === 1 ? 'one GPU' : `one GPU as rank ${choice.rank} of ${choice.ranks}, without the others`,
     };
-    return new CudaModel(shape, model, facts, cudaAddonFile());
+    return new CudaModel(shape, model, facts, cudaAddonFile(), loopOf(engine));
   }
+}
+
+function loopOf(engine: CudaEngine): ToyPlace {
+  return engine === 'stack-cuda' ? 'stack-cuda' : 'cpu';
+}
+
+function checkStack(engine: CudaEngine, experts: string, activations: Activations): void {
+  if (engine !== 'stack-cuda') return;
+  if (experts !== 'mxfp4') throw new InputError(`the stack holds MXFP4 experts, these are ${experts}`);
+  if (activations !== 'fp8') throw new InputError('the stack rounds activations to FP8; it has no --activations bf16');
+}
+
+/** The stack's own rounding: what it quantises, and what it splits. Sums have an order of its own. */
+function stackNumerics({ experts, linears }: Numerics): Numerics {
+  const activations = 'fp8-1x128,h-fp8-1x32,bf16-pair';
+  return {
+    id: `experts=${experts};linears=${linears};act=${activations};kv=bf16;rest=bf16;sum=stack`,
+    experts,
+    linears,
+    activations,
+    kv: 'bf16',
+  };
 }
 
 function readyGpu(): { readonly build: CudaAddon; readonly gpu: GpuReport } {
@@ -94,9 +144,9 @@ function readyGpu(): { readonly build: CudaAddon; readonly gpu: GpuReport } {
   return { build, gpu };
 }
 
-async function referenceFacts(gpu: GpuReport) {
+async function commonFacts(engine: CudaEngine, gpu: GpuReport) {
   return {
-    name: 'reference-cuda',
+    name: engine,
     buildDigest: await addonDigest(cudaAddonFile()),
     device: `${gpu.name}, driver for CUDA ${versionText(gpu.driverCuda)}`,
     defects: null,
@@ -109,8 +159,8 @@ export function versionText(version: number): string {
 }
 
 /** Weights are a function of the text, so its digest stands for theirs. */
-function syntheticDigest({ seed, layers, rank, ranks, experts }: SyntheticChoice): string {
-  const text = `pro-synthetic v1 seed=${seed} layers=${layers} rank=${rank}/${ranks} experts=${experts}`;
+function syntheticDigest({ seed, layers, rank, ranks, experts }: SyntheticChoice, part = ''): string {
+  const text = `pro-synthetic v1 seed=${seed} layers=${layers} rank=${rank}/${ranks} experts=${experts}${part}`;
   return `sha256:${createHash('sha256').update(text).digest('hex')}`;
 }
 

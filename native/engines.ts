@@ -7,7 +7,7 @@ import { EnvironmentError } from './errors.ts';
 import { LoadedModel, type ModelFacts } from './loaded.ts';
 import { defectsOnCard, processorName } from './sessions.ts';
 
-export { CudaModel, gpuReport, type SyntheticChoice } from './cuda.ts';
+export { type CudaEngine, CudaModel, gpuReport, type SyntheticChoice } from './cuda.ts';
 export type { DraftedCase, LoadedModel, ModelShape, ScoredCase } from './loaded.ts';
 export type { EngineOptions } from './sessions.ts';
 export { ToyModel, type ToyTables, tablesOf } from './toy.ts';

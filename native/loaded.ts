@@ -14,7 +14,7 @@ import {
   SCORE_CHUNK,
   sessionSettings,
 } from './sessions.ts';
-import { toyOpener } from './toy.ts';
+import { type ToyPlace, toyOpener } from './toy.ts';
 
 export interface ScoredCase {
   /** [n - 1]: natural-log probability of ids[i + 1] after ids[..i]. */
@@ -59,9 +59,20 @@ export class LoadedModel<Shape extends ModelShape = ModelShape> {
   readonly #native: NativeModel;
   readonly #facts: ModelFacts;
   readonly #addonFile: string | undefined;
+  readonly #loop: ToyPlace;
 
-  /** @param addonFile the build that `native` comes from; undefined is the normal one */
-  constructor(checkpoint: Shape, native: NativeModel, facts: ModelFacts, addonFile: string | undefined) {
+  /**
+   * @param addonFile the build that `native` comes from; undefined is the normal one
+   * @param loop which decode loop runs: `stack-cuda` decides on the GPU
+   */
+  constructor(
+    checkpoint: Shape,
+    native: NativeModel,
+    facts: ModelFacts,
+    addonFile: string | undefined,
+    loop: ToyPlace = 'cpu',
+  ) {
+    this.#loop = loop;
     this.checkpoint = checkpoint;
     this.#native = native;
     this.#facts = facts;
@@ -73,12 +84,13 @@ export class LoadedModel<Shape extends ModelShape = ModelShape> {
     const longest = this.checkpoint.draft?.blockSize ?? 1;
     const { blockSize, rule, replay } = checkedOptions(options, longest, 'the checkpoint');
     const defects = [...defectsOnCard(this.#facts.defects, options.defect), ...this.#facts.networkDefects];
-    const openToy = toyOpener({ ...options, rule, replay }, this.#addonFile);
+    const openToy = toyOpener({ ...options, rule, replay }, this.#addonFile, this.#loop);
     return new NativeEngine(
       this.#native,
       this.#card(blockSize, rule, defects),
       sessionSettings(replay, options.defect),
       openToy,
+      this.#loop === 'stack-cuda',
     );
   }
 

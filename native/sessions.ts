@@ -96,14 +96,24 @@ export function processorName(): string {
 export class NativeEngine implements Engine {
   readonly card: EngineCard;
   readonly generator = 'philox4x32-10';
-  readonly tapes = true;
+  readonly tapes: boolean;
   readonly openToy: ToyOpener;
   readonly #native: NativeModel;
   readonly #settings: SessionSettings;
+  readonly #decidesOnDevice: boolean;
   #closed = false;
 
-  constructor(native: NativeModel, card: EngineCard, settings: SessionSettings, openToy: ToyOpener) {
+  /** @param decidesOnDevice rounds are decided on the GPU: their times are its clock's, and it reads no tape */
+  constructor(
+    native: NativeModel,
+    card: EngineCard,
+    settings: SessionSettings,
+    openToy: ToyOpener,
+    decidesOnDevice = false,
+  ) {
     this.#native = native;
+    this.tapes = !decidesOnDevice;
+    this.#decidesOnDevice = decidesOnDevice;
     this.card = card;
     this.#settings = settings;
     this.openToy = openToy;
@@ -114,7 +124,8 @@ export class NativeEngine implements Engine {
     refuseUnknown(decoding);
     const { blockSize, rule } = this.card;
     const options = { ...decoding, blockSize, rule, ...this.#settings };
-    return new NativeEngineSession(await callAddon(() => this.#native.open(prompt, options)));
+    const session = await callAddon(() => this.#native.open(prompt, options));
+    return new NativeEngineSession(session, this.#decidesOnDevice);
   }
 
   async score(prefix: readonly number[], next: readonly number[]): Promise<Score> {
@@ -136,17 +147,19 @@ export class NativeEngine implements Engine {
 
 class NativeEngineSession implements Session {
   readonly #native: NativeSession;
+  readonly #decidesOnDevice: boolean;
 
-  constructor(native: NativeSession) {
+  constructor(native: NativeSession, decidesOnDevice: boolean) {
     this.#native = native;
+    this.#decidesOnDevice = decidesOnDevice;
   }
 
   async step(): Promise<Round> {
-    return toRound(await callAddon(() => this.#native.step()));
+    return toRound(await callAddon(() => this.#native.step()), this.#decidesOnDevice);
   }
 
   async fork(): Promise<Session> {
-    return new NativeEngineSession(await callAddon(() => this.#native.fork()));
+    return new NativeEngineSession(await callAddon(() => this.#native.fork()), this.#decidesOnDevice);
   }
 
   async close(): Promise<void> {
@@ -154,6 +167,11 @@ class NativeEngineSession implements Session {
   }
 }
 
-function toRound({ draftNs, verifyNs, totalNs, ...round }: NativeRound): Round {
-  return { ...round, deviceNs: null, hostNs: { draft: draftNs, verify: verifyNs, total: totalNs } };
+function toRound({ draftNs, verifyNs, totalNs, ...round }: NativeRound, onDevice: boolean): Round {
+  const times = { draft: draftNs, verify: verifyNs };
+  return {
+    ...round,
+    deviceNs: onDevice ? { ...times, total: draftNs + verifyNs } : null,
+    hostNs: { ...times, total: totalNs },
+  };
 }

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { Engine, Toy, ToyOptions } from '../harness/engine.ts';
-import { addon, addonDigest, callAddon, type NativeModel } from './addon.ts';
+import { addon, addonDigest, type CudaAddon, callAddon, type NativeModel } from './addon.ts';
 import { InputError } from './errors.ts';
 import {
   type CompiledDefects,
@@ -47,14 +47,17 @@ export function tablesOf({ target, draft, ...sizes }: Toy): ToyTables {
   };
 }
 
-/** Opens toys that are decoded as an engine with these options decodes its own model. */
-export function toyOpener(options: EngineOptions, addonFile?: string): ToyOpener {
+/** Opens toys that are decoded as an engine with these options decodes its own model. `where` as in ToyModel.load. */
+export function toyOpener(options: EngineOptions, addonFile?: string, where: ToyPlace = 'cpu'): ToyOpener {
   return async (toy: Toy, { blockSize, tape }: ToyOptions) => {
-    const model = await ToyModel.load(tablesOf(toy), addonFile);
+    const model = await ToyModel.load(tablesOf(toy), addonFile, where);
     const { blockSize: _own, ...rest } = options;
     return model.engine({ ...rest, ...(blockSize === undefined ? {} : { blockSize }) }, tape);
   };
 }
+
+/** Which decode loop a toy runs in: the CPU's, or the stack's on the GPU. */
+export type ToyPlace = 'cpu' | 'stack-cuda';
 
 interface Digests {
   readonly weightsDigest: string;
@@ -78,6 +81,8 @@ export class ToyModel {
   readonly #digests: Digests;
   readonly #defects: CompiledDefects;
   readonly #addonFile: string | undefined;
+  readonly #where: ToyPlace;
+  readonly #device: string;
 
   private constructor(
     tables: ToyTables,
@@ -85,8 +90,12 @@ export class ToyModel {
     digests: Digests,
     defects: CompiledDefects,
     addonFile: string | undefined,
+    where: ToyPlace,
+    device: string,
   ) {
     this.#addonFile = addonFile;
+    this.#where = where;
+    this.#device = device;
     this.vocab = tables.vocab;
     this.block = tables.block;
     this.maxContext = tables.maxContext;
@@ -96,18 +105,19 @@ export class ToyModel {
   }
 
   /**
-   * @param addonFile another build of the addon, for tests
+   * @param addonFile another build of the addon
+   * @param where 'stack-cuda' needs the build with the CUDA engines
    * @throws InputError for tables that do not have the sizes named or hold what is no logit, EnvironmentError without an addon
    */
-  static async load(tables: ToyTables, addonFile?: string): Promise<ToyModel> {
+  static async load(tables: ToyTables, addonFile?: string, where: ToyPlace = 'cpu'): Promise<ToyModel> {
     if (typeof tables !== 'object' || tables === null) throw new InputError('toy: tables expected');
     const { vocab, order, block, maxContext, allowNan = false } = tables;
     const targetLogits = binary32('targetLogits', tables.targetLogits);
     const draftLogits = binary32('draftLogits', tables.draftLogits);
     const build = addon(addonFile);
-    const native = await callAddon(() =>
-      build.loadToy({ vocab, order, block, maxContext, targetLogits, draftLogits, allowNan }),
-    );
+    const given = { vocab, order, block, maxContext, targetLogits, draftLogits, allowNan };
+    const cuda = where === 'cpu' ? null : (build as CudaAddon);
+    const native = await callAddon(() => (cuda === null ? build.loadToy(given) : cuda.loadStackToy(given)));
     const weightsDigest = digest(`toy target vocab=${vocab} order=${order}`, targetLogits);
     const draftDigest =
       block > 1 ? digest(`toy draft vocab=${vocab} order=${order} block=${block}`, draftLogits) : 'none';
@@ -117,6 +127,8 @@ export class ToyModel {
       { weightsDigest, draftDigest, buildDigest: await addonDigest(addonFile) },
       build.defects?.() ?? null,
       addonFile,
+      where,
+      cuda === null ? processorName() : cuda.gpu().name,
     );
   }
 
@@ -127,11 +139,11 @@ export class ToyModel {
   engine(options: EngineOptions = {}, tape?: readonly number[]): Engine {
     const { blockSize, rule, replay } = checkedOptions(options, this.block, 'the toy');
     const card = {
-      name: 'toy-cpu',
+      name: `toy-${this.#where}`,
       ...this.#digests,
       numerics: NUMERICS,
-      device: processorName(),
-      topology: 'one thread a session',
+      device: this.#device,
+      topology: this.#where === 'cpu' ? 'one thread a session' : 'one GPU',
       tensorParallel: 1,
       blockSize,
       rule,
@@ -140,12 +152,16 @@ export class ToyModel {
       defects: defectsOnCard(this.#defects, options.defect),
       syntheticAcceptance: null,
     };
+    const onDevice = this.#where !== 'cpu';
+    if (tape !== undefined && onDevice)
+      throw new InputError('the stack draws its numbers on the GPU and reads no tape');
     const settings = sessionSettings(replay, options.defect);
     return new NativeEngine(
       this.#native,
       card,
       tape === undefined ? settings : { ...settings, tape: Float64Array.from(tape) },
-      toyOpener({ ...options, rule, replay }, this.#addonFile),
+      toyOpener({ ...options, rule, replay }, this.#addonFile, this.#where),
+      onDevice,
     );
   }
 

@@ -21,7 +21,11 @@ import { ROOT } from '../support/repository.ts';
 
 /** Built-in engines, by name, and where each runs its target. */
 const NANO_CPU = 'nano-cpu';
-const BUILT_IN: Readonly<Record<string, EngineName>> = { [NANO_CPU]: 'cpu', 'reference-cuda': 'reference-cuda' };
+const BUILT_IN: Readonly<Record<string, EngineName>> = {
+  [NANO_CPU]: 'cpu',
+  'reference-cuda': 'reference-cuda',
+  'stack-cuda': 'stack-cuda',
+};
 const BUILT_IN_NAMES = Object.keys(BUILT_IN).join(', ');
 /** The gate's own results on the nano checkpoints, kept as what later builds must hold. */
 const NANO_ACCEPTANCE = join(ROOT, 'results/calibration/acceptance.json');

@@ -14,7 +14,7 @@ export type Activations = 'bf16' | 'fp8';
 const QUIET_MS = 1_000;
 
 /** Engines of this repository, by the name they are asked for. */
-export const ENGINES = ['cpu', 'reference-cuda'] as const;
+export const ENGINES = ['cpu', 'reference-cuda', 'stack-cuda'] as const;
 export type EngineName = (typeof ENGINES)[number];
 
 export const engineOption = (): Option =>
@@ -34,7 +34,7 @@ export async function loadModel(
   synthetic?: SyntheticChoice,
 ): Promise<LoadedModel> {
   if (synthetic !== undefined && engine === 'cpu') {
-    throw new InputError('--model pro-synthetic is made on a GPU: choose --engine reference-cuda');
+    throw new InputError('--model pro-synthetic is made on a GPU: choose --engine reference-cuda or stack-cuda');
   }
   if (synthetic === undefined && !existsSync(directory)) {
     throw new InputError(`${directory}: no such checkpoint directory`);
@@ -44,8 +44,9 @@ export async function loadModel(
   const options = activations === undefined ? {} : { activations };
   try {
     const { CpuModel, CudaModel } = await import('../../native/engines.ts');
-    if (synthetic !== undefined) return await CudaModel.synthetic(synthetic, options);
-    return await (engine === 'cpu' ? CpuModel.load(directory, options) : CudaModel.load(directory, options));
+    if (engine === 'cpu') return await CpuModel.load(directory, options);
+    if (synthetic !== undefined) return await CudaModel.synthetic(synthetic, { ...options, engine });
+    return await CudaModel.load(directory, { ...options, engine });
   } finally {
     clearTimeout(announced);
   }

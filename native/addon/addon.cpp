@@ -14,9 +14,9 @@ namespace kilotoken {
 // load(checkpoint) -> Promise<Model>
 Napi::Value load(const Napi::CallbackInfo& info) {
   return with_js_errors(info.Env(), [&] {
-    return PromiseWorker<std::shared_ptr<const Model>>::start(
+    return PromiseWorker<std::shared_ptr<const Decodable>>::start(
         info.Env(), [spec = model_spec_of(info[0])] { return Model::load(spec); },
-        [](Napi::Env env, std::shared_ptr<const Model>& model) -> Napi::Value {
+        [](Napi::Env env, std::shared_ptr<const Decodable>& model) -> Napi::Value {
           return ModelObject::create(env, std::move(model));
         });
   });
@@ -25,9 +25,9 @@ Napi::Value load(const Napi::CallbackInfo& info) {
 // loadToy(tables) -> Promise<Model>
 Napi::Value load_toy_tables(const Napi::CallbackInfo& info) {
   return with_js_errors(info.Env(), [&] {
-    return PromiseWorker<std::shared_ptr<const Model>>::start(
+    return PromiseWorker<std::shared_ptr<const Decodable>>::start(
         info.Env(), [spec = toy_spec_of(info[0])] { return load_toy(spec); },
-        [](Napi::Env env, std::shared_ptr<const Model>& model) -> Napi::Value {
+        [](Napi::Env env, std::shared_ptr<const Decodable>& model) -> Napi::Value {
           return ModelObject::create(env, std::move(model));
         });
   });

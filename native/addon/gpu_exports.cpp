@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "native/cuda/load.h"
+#include "native/cuda/stack_model.h"
 #include "native/engine/fault.h"
 #include "objects.h"
 #include "promise_worker.h"
@@ -14,10 +15,10 @@ namespace kilotoken {
 
 namespace {
 
-Napi::Value start_load(Napi::Env env, std::function<std::shared_ptr<const Model>()> load) {
-  return PromiseWorker<std::shared_ptr<const Model>>::start(
+Napi::Value start_load(Napi::Env env, std::function<std::shared_ptr<const Decodable>()> load) {
+  return PromiseWorker<std::shared_ptr<const Decodable>>::start(
       env, std::move(load),
-      [](Napi::Env env, std::shared_ptr<const Model>& model) -> Napi::Value { return ModelObject::create(env, std::move(model)); });
+      [](Napi::Env env, std::shared_ptr<const Decodable>& model) -> Napi::Value { return ModelObject::create(env, std::move(model)); });
 }
 
 uint32_t small(const Fields& fields, const char* name) {
@@ -69,12 +70,36 @@ Napi::Value load_synthetic_reference(const Napi::CallbackInfo& info) {
   });
 }
 
+// loadStack(checkpoint) -> Promise<Model>
+Napi::Value load_stack(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    return start_load(info.Env(), [spec = model_spec_of(info[0])] { return load_stack_cuda(spec); });
+  });
+}
+
+// loadSyntheticStack(synthetic) -> Promise<Model>
+Napi::Value load_synthetic_stack(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    return start_load(info.Env(), [spec = synthetic_spec_of(info[0])] { return load_stack_cuda(spec); });
+  });
+}
+
+// loadStackToy(tables) -> Promise<Model>
+Napi::Value load_toy_of_stack(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    return start_load(info.Env(), [spec = toy_spec_of(info[0])] { return load_stack_toy(spec); });
+  });
+}
+
 }  // namespace
 
 void export_gpu(Napi::Env env, Napi::Object exports) {
   exports.Set("gpu", Napi::Function::New<gpu>(env, "gpu"));
   exports.Set("loadReference", Napi::Function::New<load_reference>(env, "loadReference"));
   exports.Set("loadSyntheticReference", Napi::Function::New<load_synthetic_reference>(env, "loadSyntheticReference"));
+  exports.Set("loadStack", Napi::Function::New<load_stack>(env, "loadStack"));
+  exports.Set("loadSyntheticStack", Napi::Function::New<load_synthetic_stack>(env, "loadSyntheticStack"));
+  exports.Set("loadStackToy", Napi::Function::New<load_toy_of_stack>(env, "loadStackToy"));
 }
 
 }  // namespace kilotoken

@@ -14,7 +14,7 @@ Napi::Function ModelObject::define(Napi::Env env) {
                       InstanceMethod<&ModelObject::draft>("draft"), InstanceMethod<&ModelObject::close>("close")});
 }
 
-Napi::Object ModelObject::create(Napi::Env env, std::shared_ptr<const Model> model) {
+Napi::Object ModelObject::create(Napi::Env env, std::shared_ptr<const Decodable> model) {
   auto* data = env.GetInstanceData<AddonData>();
   data->next_model = std::move(model);
   return data->model_class.New({});
@@ -25,7 +25,7 @@ ModelObject::ModelObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Mode
   if (!model_) throw Napi::TypeError::New(info.Env(), "Model cannot be constructed; use load()");
 }
 
-const std::shared_ptr<const Model>& ModelObject::model() const {
+const std::shared_ptr<const Decodable>& ModelObject::model() const {
   if (!model_) throw InputFault("the model is closed");
   return model_;
 }

@@ -6,14 +6,14 @@
 
 #include <memory>
 
-#include "native/engine/model.h"
+#include "native/engine/decodable.h"
 
 namespace kilotoken {
 
 // A decode session and who uses it. All fields but the session's inside belong to the JavaScript thread; the session is used by
 // at most one worker, while `busy`.
 struct SessionSlot {
-  std::unique_ptr<Session> session;
+  std::unique_ptr<DecodeSession> session;
   size_t vocab = 0;
   bool busy = false;
   bool closed = false;
@@ -23,14 +23,14 @@ struct SessionSlot {
 // Per environment: the constructors, and what the next one called takes over.
 struct AddonData {
   Napi::FunctionReference model_class, session_class;
-  std::shared_ptr<const Model> next_model;
+  std::shared_ptr<const Decodable> next_model;
   std::shared_ptr<SessionSlot> next_session;
 };
 
 class ModelObject final : public Napi::ObjectWrap<ModelObject> {
  public:
   static Napi::Function define(Napi::Env env);
-  static Napi::Object create(Napi::Env env, std::shared_ptr<const Model> model);
+  static Napi::Object create(Napi::Env env, std::shared_ptr<const Decodable> model);
   explicit ModelObject(const Napi::CallbackInfo& info);
 
  private:
@@ -38,9 +38,9 @@ class ModelObject final : public Napi::ObjectWrap<ModelObject> {
   Napi::Value score(const Napi::CallbackInfo& info);  // (ids, topK, chunk) -> Promise<Scored>
   Napi::Value draft(const Napi::CallbackInfo& info);  // (ids, topK) -> Promise<TopRow[]>
   Napi::Value close(const Napi::CallbackInfo& info);
-  const std::shared_ptr<const Model>& model() const;
+  const std::shared_ptr<const Decodable>& model() const;
 
-  std::shared_ptr<const Model> model_;
+  std::shared_ptr<const Decodable> model_;
 };
 
 class SessionObject final : public Napi::ObjectWrap<SessionObject> {

@@ -132,7 +132,7 @@ std::shared_ptr<const Model> load_reference_cuda(const ModelSpec& spec) {
   fp8::require_device();
   auto target = std::make_shared<const fp8::Target>(spec.activations, spec.target, Uploader(spec).weights(),
                                                     spec.has_draft ? spec.draft.target_layer_ids : std::vector<size_t>{});
-  return std::make_shared<const Model>(std::move(target), spec.has_draft ? Model::load(spec)->draft_model() : nullptr);
+  return std::make_shared<const Model>(std::move(target), spec.has_draft ? load_draft_alone(spec) : nullptr);
 }
 
 std::shared_ptr<const Model> load_reference_cuda(const SyntheticSpec& spec) {

@@ -100,9 +100,9 @@ LayerWeights load_layer(TensorReader& reader, const std::string& base, const Tar
   return w;
 }
 
-TargetWeights load_target(const ModelSpec& spec) {
+// What a target begins and ends with; its draft uses both.
+TargetWeights load_ends(TensorReader& reader, const ModelSpec& spec) {
   const TargetPlan& plan = spec.target;
-  TensorReader reader(spec.tensors, "");
   TargetWeights w;
   const std::string embedding = "model.embed_tokens.weight";
   w.embedding = std::make_shared<const LinearWeights>(reader.matrix(embedding, plan.vocab, plan.hidden));
@@ -110,6 +110,13 @@ TargetWeights load_target(const ModelSpec& spec) {
                ? w.embedding
                : std::make_shared<const LinearWeights>(reader.matrix(spec.head_tensor, plan.vocab, plan.hidden));
   w.final_norm = reader.vector("model.norm.weight", plan.hidden);
+  return w;
+}
+
+TargetWeights load_target(const ModelSpec& spec) {
+  const TargetPlan& plan = spec.target;
+  TensorReader reader(spec.tensors, "");
+  TargetWeights w = load_ends(reader, spec);
   for (size_t l = 0; l < plan.layers.size(); ++l)
     w.layers.push_back(load_layer(reader, "model.layers." + std::to_string(l), plan, plan.layers[l]));
   plan.networks.weights(w);
@@ -154,6 +161,16 @@ const Ops& choose_ops(const std::string& instruction_set) {
 void check_spec(const ModelSpec& spec) {
   check_target(spec.target);
   if (spec.has_draft) check_draft(spec);
+}
+
+std::shared_ptr<const DraftModel> load_draft_alone(const ModelSpec& spec) {
+  const Ops& ops = choose_ops(spec.instruction_set);
+  check_spec(spec);
+  TensorReader reader(spec.tensors, "");
+  TargetPlan ends = spec.target;
+  ends.layers.clear();
+  const Target target(ops, spec.activations, ends, load_ends(reader, spec), {});
+  return std::make_shared<const Draft>(ops, spec.activations, spec.draft, load_draft(spec), target);
 }
 
 std::shared_ptr<const Model> Model::load(const ModelSpec& spec) {

@@ -7,24 +7,13 @@
 #include <memory>
 #include <vector>
 
-#include "reference/cpu/decode.h"
+#include "decodable.h"
 #include "reference/cpu/model.h"
 #include "spec.h"
 
 namespace kilotoken {
 
-// The k most likely tokens of a row, best first, with natural-log probabilities.
-struct TopRow {
-  std::vector<int32_t> ids;
-  std::vector<double> logprobs;
-};
-
-struct Scored {
-  std::vector<double> next_logprobs;  // [n - 1]: log p(ids[i + 1] | ids[.. i])
-  std::vector<TopRow> top;            // [n]
-};
-
-class Model {
+class Model final : public Decodable {
  public:
   // Reads and decodes every tensor.
   static std::shared_ptr<const Model> load(const ModelSpec& spec);
@@ -32,26 +21,23 @@ class Model {
   // Over networks made elsewhere; `draft` may be null.
   Model(std::shared_ptr<const TargetModel> target, std::shared_ptr<const DraftModel> draft);
 
-  std::unique_ptr<Session> open(std::vector<int32_t> prompt, Decoding decoding, SessionOptions options) const;
+  std::unique_ptr<DecodeSession> open(std::vector<int32_t> prompt, Decoding decoding, SessionOptions options) const override;
 
-  // Teacher-forced log-probabilities. chunk: rows a step, 1 .. kMaxStepRows; the result does not depend on it.
-  Scored score(const std::vector<int32_t>& ids, size_t top_k, size_t chunk) const;
+  Scored score(const std::vector<int32_t>& ids, size_t top_k, size_t chunk) const override;
 
-  // The draft's rows behind the anchor ids.back(), whose context is everything before it. [block - 1]
-  std::vector<TopRow> draft(const std::vector<int32_t>& ids, size_t top_k) const;
+  std::vector<TopRow> draft(const std::vector<int32_t>& ids, size_t top_k) const override;
 
-  size_t vocab_size() const { return target_->vocab_size(); }
-  size_t max_context() const { return target_->max_context(); }
-  size_t draft_block_size() const { return draft_ ? draft_->block_size() : 1; }
+  size_t vocab_size() const override { return target_->vocab_size(); }
+  size_t max_context() const override { return target_->max_context(); }
+  size_t draft_block_size() const override { return draft_ ? draft_->block_size() : 1; }
   const std::shared_ptr<const TargetModel>& target_model() const { return target_; }
-  const std::shared_ptr<const DraftModel>& draft_model() const { return draft_; }  // null without one
 
  private:
-  void check_ids(const std::vector<int32_t>& ids) const;
-  size_t check_top_k(size_t top_k) const;
-
   std::shared_ptr<const TargetModel> target_;
   std::shared_ptr<const DraftModel> draft_;
 };
+
+// The CPU's draft of a checkpoint for a target that runs elsewhere: reads the draft, the embedding and the head.
+std::shared_ptr<const DraftModel> load_draft_alone(const ModelSpec& spec);
 
 }  // namespace kilotoken

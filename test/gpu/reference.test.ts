@@ -10,6 +10,7 @@ import { CpuModel, CudaModel, gpuReport } from '../../native/engines.ts';
 import { decode, firstDifference, GREEDY, randomIds, SAMPLED, tokensOf } from '../cpu/engine/checkpoints.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const REFERENCE = { engine: 'reference-cuda' } as const;
 const NANO = path.join(ROOT, 'checkpoints/nano');
 
 /** Why nothing can run here, or null. */
@@ -26,7 +27,7 @@ describe.skipIf(missing !== null)(`reference-cuda, ${title}`, () => {
     let cuda: CudaModel;
     beforeAll(async () => {
       cpu = await CpuModel.load(path.join(NANO, format), { activations: 'fp8' });
-      cuda = await CudaModel.load(path.join(NANO, format), { activations: 'fp8' });
+      cuda = await CudaModel.load(path.join(NANO, format), { engine: 'reference-cuda', activations: 'fp8' });
     });
     afterAll(() => Promise.all([cpu?.close(), cuda?.close()]));
 
@@ -89,19 +90,19 @@ describe.skipIf(missing !== null)(`reference-cuda, ${title}`, () => {
     const ids = [randomIds(9, 30, 19072)];
     const rows: number[][] = [];
     for (let i = 0; i < 2; i++) {
-      const model = await CudaModel.synthetic(choice);
+      const model = await CudaModel.synthetic(choice, REFERENCE);
       rows.push([...(await model.scoreCases(ids, 1))[0]!.nextLogprobs]);
       await model.close();
     }
     expect(firstDifference(rows[0]!, rows[1]!)).toBeNull();
-    const other = await CudaModel.synthetic({ ...choice, seed: '2' });
+    const other = await CudaModel.synthetic({ ...choice, seed: '2' }, REFERENCE);
     expect(firstDifference(rows[0]!, (await other.scoreCases(ids, 1))[0]!.nextLogprobs)).not.toBeNull();
     await other.close();
   });
 
   test('more layers than the memory holds: EnvironmentError, and the next model still loads', async () => {
     const choice = { layers: 200, rank: 0, ranks: 1, seed: '1', experts: 'fp8', maxContext: 512 } as const;
-    await expect(CudaModel.synthetic(choice)).rejects.toThrow(/too little memory/);
-    await (await CudaModel.synthetic({ ...choice, layers: 1, ranks: 8 })).close();
+    await expect(CudaModel.synthetic(choice, REFERENCE)).rejects.toThrow(/too little memory/);
+    await (await CudaModel.synthetic({ ...choice, layers: 1, ranks: 8 }, REFERENCE)).close();
   });
 });
