@@ -398,8 +398,8 @@ function acceptance(cell: CellData, context: FigureContext): [string, Estimate][
 }
 
 function wrong(cell: CellData, context: FigureContext): [keyof typeof WRONG, Estimate][] {
-  const of = (unit: string, formula: Parameters<typeof ratioFigure>[1]['of'], data: CellData = cell): Estimate => {
-    const figure = ratioFigure(data, { unit, of: formula }, context);
+  const of = (unit: string, formula: Parameters<typeof ratioFigure>[1]['of']): Estimate => {
+    const figure = ratioFigure(cell, { unit, of: formula }, context);
     if (figure.state !== 'measured' || figure.interval === null) throw new Error('a simulated campaign has no figure');
     return { value: figure.value, low: figure.interval.low, high: figure.interval.high };
   };
@@ -413,7 +413,15 @@ function wrong(cell: CellData, context: FigureContext): [keyof typeof WRONG, Est
     ['ttft-inside tpot', of('', (s) => s.wholeNs / s.tokens / 1e6)],
     ['mean-of-rates decode-tps', estimate(rates)],
     ['macro-as-micro raw-al', estimate(meanOf(own.map((sums) => sums.raw / sums.rounds)))],
-    ['one-process step', of('', (s) => s.stepNs / s.rounds / 1e6, { ...cell, bySegment: new Map() })],
+    [
+      'one-process step',
+      estimate(
+        ratioOfSums(
+          own.map((sums) => sums.stepNs / 1e6),
+          own.map((sums) => sums.rounds),
+        ),
+      ),
+    ],
   ];
 }
 

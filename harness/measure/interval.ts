@@ -43,10 +43,18 @@ export interface SpeedInterval extends Range {
   readonly method: string;
 }
 
+/** Processes an arm below which their spread is unknown for all practical purposes: Student's t of two is 12.7. */
+export const LEAST_PROCESSES = 3;
+
+/** Whether an interval can be stated at all. Of two arms, df lies between that of the smaller and the sum of both. */
+export function spreadKnown(processes: Between | null): processes is Between {
+  return processes !== null && (processes.error === 0 || processes.df >= LEAST_PROCESSES - 1);
+}
+
 /**
  * BCa over prompts, each side widened in quadrature by t * error, where t is Student's for the degrees of freedom that Welch
- * and Satterthwaite give prompts and processes together. Null without two prompts; without two processes the method says that
- * their spread is not in it.
+ * and Satterthwaite give prompts and processes together. Null without two prompts, and with too few processes to know their spread: an
+ * interval without it would be too short, one with it of no use.
  */
 export function speedInterval(
   prompts: number,
@@ -54,12 +62,11 @@ export function speedInterval(
   processes: Between | null,
   options: BootstrapOptions,
 ): SpeedInterval | null {
+  if (!spreadKnown(processes)) return null;
   const value = statistic(Uint32Array.from({ length: prompts }, (_, i) => i));
   const ends = bcaInterval(prompts, statistic, options);
   if (ends === null) return null;
   const base = `BCa bootstrap by prompt, ${options.resamples} resamples, seed ${options.seed}`;
-  if (processes === null)
-    return { ...ends, method: `${base}; one process, so the spread between processes is not in it` };
   const wider = widened(value, ends, prompts - 1, processes, options.level);
   return { ...wider, method: `${base}; widened by the spread between processes (Student's t)` };
 }

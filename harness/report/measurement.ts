@@ -2,6 +2,7 @@
 import type { StoredRun } from '../bundle/reader.ts';
 import type { PhasePlan, Plan, TelemetryRow } from '../bundle/rows.ts';
 import { type CellData, cellData, isSegment } from '../measure/cells.ts';
+import { LEAST_PROCESSES } from '../measure/interval.ts';
 import { clockRatio, throttling } from '../measure/power.ts';
 import type { SpeedPlan, TimedSession, TimingRow } from '../measure/rows.ts';
 import { compareTimed, timedBooks } from '../measure/timed-books.ts';
@@ -235,8 +236,16 @@ export function measurementOf({ run, plan: whole, verdicts }: MeasurementInput):
       ...(clocks !== null && clocks < 0.95
         ? [{ code: 'throttled' as const, text: `the slowest clock was ${percent(clocks)} of the fastest` }]
         : []),
+      ...(cell.bySegment.size > 0 && cell.bySegment.size < LEAST_PROCESSES
+        ? [
+            {
+              code: 'few-processes' as const,
+              text: `${cell.bySegment.size} ${cell.bySegment.size === 1 ? 'process' : 'processes'} an arm; an interval asks for ${LEAST_PROCESSES}`,
+            },
+          ]
+        : []),
       ...(segments.some((row) => !row.freshProcess)
-        ? [{ code: 'one-process' as const, text: 'all segments ran in one process' }]
+        ? [{ code: 'few-processes' as const, text: 'all segments ran in one process' }]
         : []),
       ...segments
         .flatMap((row) => row.switches)

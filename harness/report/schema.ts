@@ -35,7 +35,7 @@ export const Warning = z.object({
     'not-steady',
     'throttled',
     'cached',
-    'one-process',
+    'few-processes',
     'assumed',
     'invalid',
   ]),

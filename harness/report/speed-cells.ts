@@ -13,13 +13,13 @@ import {
   tokenLatencies,
 } from '../measure/cells.ts';
 import { pricePerMillion, taskSeconds, tokensWithin, triesWithin } from '../measure/economics.ts';
-import { type Between, between, ratioBetween, speedInterval, widened } from '../measure/interval.ts';
+import { type Between, between, ratioBetween, speedInterval, spreadKnown, widened } from '../measure/interval.ts';
 import { percentile, quantile } from '../measure/percentile.ts';
 import { energyOver } from '../measure/power.ts';
 import type { SpeedPlan } from '../measure/rows.ts';
 import type { Source } from '../measure/source.ts';
 import { allBusy, peakOf } from '../measure/windows.ts';
-import type { BootstrapOptions, ClusterStatistic } from '../stats/bootstrap.ts';
+import { type BootstrapOptions, bcaInterval, type ClusterStatistic } from '../stats/bootstrap.ts';
 import type { Figure, Measured, Warning } from './schema.ts';
 
 type Sums = Readonly<TimeSums>;
@@ -293,8 +293,11 @@ export function latencyFigures(cell: CellData, context: FigureContext): Figure[]
     return ps.map((p): Figure => {
       const found = context.invalid === null ? percentile(sorted, p, context.bootstrap.level) : null;
       const own = bySegment.map((values) => quantile(values, p));
+      const processes = between(own);
       const ends =
-        found === null ? null : widened(found.value, found, sorted.length - 1, between(own), context.bootstrap.level);
+        found === null || !spreadKnown(processes)
+          ? null
+          : widened(found.value, found, sorted.length - 1, processes, context.bootstrap.level);
       const reason = context.invalid ?? `${sorted.length} latencies are too few for the ${100 * p}th percentile`;
       return {
         id: `${id}-p${100 * p}`,
@@ -302,13 +305,13 @@ export function latencyFigures(cell: CellData, context: FigureContext): Figure[]
         formula: `${formula}, ${100 * p}th percentile`,
         source: 'trace',
         figure:
-          found === null || ends === null
+          found === null
             ? absentFigure(reason)
             : {
                 state: 'measured',
                 value: found.value / MS,
                 unit: 'ms',
-                interval: {
+                interval: ends && {
                   low: ends.low / MS,
                   high: ends.high / MS,
                   level: context.bootstrap.level,
@@ -398,14 +401,15 @@ export function aggregateFigure(cell: CellData, context: FigureContext): Figure 
   const value = tokens / seconds;
   // Tokens of several lanes are nobody's alone: how far prompts scatter is taken from the requests' own rates.
   const scatter = ownScatter(cell, context);
+  const processes = between(rates);
   const ends =
-    scatter === null
+    scatter === null || !spreadKnown(processes)
       ? null
       : widened(
           value,
           { low: value * scatter.low, high: value * scatter.high },
           cell.byPrompt.size - 1,
-          between(rates),
+          processes,
           context.bootstrap.level,
         );
   return {
@@ -433,7 +437,7 @@ export function aggregateFigure(cell: CellData, context: FigureContext): Figure 
 function ownScatter(cell: CellData, context: FigureContext): { low: number; high: number } | null {
   const prompts = [...cell.byPrompt.values()];
   const statistic = pooled(prompts, (s) => s.tokens / s.wholeNs);
-  const ends = speedInterval(prompts.length, statistic, null, context.bootstrap);
+  const ends = bcaInterval(prompts.length, statistic, context.bootstrap);
   const value = statistic(allOf(prompts.length));
   return ends === null ? null : { low: ends.low / value, high: ends.high / value };
 }

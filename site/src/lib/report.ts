@@ -71,7 +71,7 @@ const warning = object<Warning>({
     'not-steady',
     'throttled',
     'cached',
-    'one-process',
+    'few-processes',
     'assumed',
     'invalid',
   ),

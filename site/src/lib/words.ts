@@ -30,7 +30,7 @@ export const WARNINGS: Readonly<Record<Warning['code'], string>> = {
   'not-steady': 'not steady',
   throttled: 'throttled',
   cached: 'cached',
-  'one-process': 'one process',
+  'few-processes': 'few processes',
   assumed: 'assumed',
   invalid: 'invalid',
 };
