@@ -3,17 +3,29 @@
  * are. Both are forced along texts of the baseline; the mean difference of their negative log-likelihoods has an interval by BCa
  * bootstrap over prompts, and TOST where a margin was stated. Greedy outputs are compared with near ties accounted for.
  */
-import type { Engine } from '../engine.ts';
+import type { Decoding, Engine } from '../engine.ts';
 import { bcaInterval, meanOf } from '../stats/bootstrap.ts';
 import { TOST_LEVEL, tost } from '../stats/tost.ts';
 import { firstDifference } from '../verify/equality.ts';
 import { nearTies, type Parting } from '../verify/near-tie.ts';
 import { rowsOf } from '../verify/round-laws.ts';
-import type { LosslessInput } from './losslessness.ts';
-import type { GatePrompt } from './observer.ts';
+import type { Budget } from './budget.ts';
+import type { GatePrompt, Observer } from './observer.ts';
 import type { Check } from './result.ts';
 
 const RESAMPLES = 10_000;
+
+export interface FidelityInput {
+  readonly engine: Engine;
+  /** The baseline. */
+  readonly plain: Engine;
+  readonly prompts: readonly GatePrompt[];
+  readonly observer: Observer;
+  readonly decoding: (over: Partial<Decoding>) => Decoding;
+  readonly budget: Budget;
+  readonly seed: string;
+  readonly signal: AbortSignal;
+}
 
 /** One prompt with a text of the baseline behind it, scored by both. */
 interface Forced {
@@ -23,7 +35,7 @@ interface Forced {
   readonly gaps: readonly number[] | null;
 }
 
-export async function checkFidelity(input: LosslessInput, margin: number | null): Promise<Check[]> {
+export async function checkFidelity(input: FidelityInput, margin: number | null): Promise<Check[]> {
   const { prompts, observer, budget, signal } = input;
   const forced: Forced[] = [];
   const list = [...new Set(prompts)].slice(0, budget.equalityPrompts);
@@ -36,7 +48,7 @@ export async function checkFidelity(input: LosslessInput, margin: number | null)
   return [likelihood(forced, margin, input.seed), await greedy(input, list, forced, margin)];
 }
 
-async function forcedText(input: LosslessInput, prompt: GatePrompt): Promise<Forced | null> {
+async function forcedText(input: FidelityInput, prompt: GatePrompt): Promise<Forced | null> {
   const { engine, plain, observer, budget } = input;
   const asked = input.decoding({ maxTokens: budget.equalityTokens });
   const run = await observer.run(plain, prompt, asked, 'fidelity');
@@ -57,7 +69,7 @@ async function forcedText(input: LosslessInput, prompt: GatePrompt): Promise<For
 }
 
 async function scored(
-  { observer }: LosslessInput,
+  { observer }: FidelityInput,
   engine: Engine,
   prefix: readonly number[],
   next: readonly number[],
@@ -109,7 +121,7 @@ function likelihood(forced: readonly Forced[], margin: number | null, seed: stri
 }
 
 async function greedy(
-  input: LosslessInput,
+  input: FidelityInput,
   prompts: readonly GatePrompt[],
   forced: readonly Forced[],
   margin: number | null,
