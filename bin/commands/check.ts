@@ -5,6 +5,7 @@ import { type CheckResult, checkBundle } from '../../harness/bundle/check/check.
 import { InputError } from '../../harness/engine.ts';
 import { EXIT } from '../support/exit.ts';
 import { paint, print, printJson, table } from '../support/output.ts';
+import { readKey } from './sign.ts';
 
 interface Options {
   readonly publicKey?: string;
@@ -50,10 +51,6 @@ function printResult(result: CheckResult): void {
     unfinished: 'Unfinished: what is there holds, but it is not all.',
   };
   print(words[result.outcome]);
-}
-
-function readKey(path: string): string {
-  return readBytes(path).toString('utf8');
 }
 
 function readBytes(path: string): Buffer {

@@ -2,8 +2,11 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { publishRun } from '../../harness/bundle/publish.ts';
+import { signBundle } from '../../harness/bundle/sign.ts';
 import { print } from '../support/output.ts';
 import { ROOT } from '../support/repository.ts';
+
+import { readKey } from './sign.ts';
 
 export function publishCommand(program: Command): void {
   program
@@ -11,7 +14,9 @@ export function publishCommand(program: Command): void {
     .argument('<rundir>', 'a directory that an audit wrote')
     .description('copy a publishable run into the record, rows compressed')
     .option('--to <dir>', 'the record', join(ROOT, 'results'))
-    .action(async (directory: string, options: { to: string }) => {
+    .option('--sign <pem>', 'sign the bundle first, with this Ed25519 private key')
+    .action(async (directory: string, options: { to: string; sign?: string }) => {
+      if (options.sign !== undefined) signBundle(directory, readKey(options.sign));
       print(await publishRun(directory, options.to));
     });
 }

@@ -12,13 +12,16 @@ export function signCommand(program: Command): void {
     .requiredOption('--key <pem>', 'Ed25519 private key, as `openssl genpkey -algorithm ed25519` writes it')
     .description('sign the tree of a bundle; check it with: kilotoken check BUNDLE --public-key PEM')
     .action((bundle: string, options: { key: string }) => {
-      let pem: string;
-      try {
-        pem = readFileSync(options.key, 'utf8');
-      } catch {
-        throw new InputError(`${options.key} cannot be read`);
-      }
-      const { root, publicKey } = signBundle(bundle, pem);
+      const { root, publicKey } = signBundle(bundle, readKey(options.key));
       print(`Signed ${root} with the key ${publicKey}`);
     });
+}
+
+/** A key in PEM form. Throws InputError when the file cannot be read. */
+export function readKey(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    throw new InputError(`${path} cannot be read`);
+  }
 }
