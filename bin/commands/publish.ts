@@ -5,7 +5,6 @@ import { publishRun } from '../../harness/bundle/publish.ts';
 import { signBundle } from '../../harness/bundle/sign.ts';
 import { print } from '../support/output.ts';
 import { ROOT } from '../support/repository.ts';
-
 import { readKey } from './sign.ts';
 
 export function publishCommand(program: Command): void {
