@@ -35,7 +35,12 @@ export function lengthWarnings(phase: Pick<PhasePlan, 'maxTokens'>): Warning[] {
 
 export function promptWarnings(prompts: number): Warning[] {
   if (prompts >= FEW_PROMPTS) return [];
-  return [{ code: 'few-prompts', text: `${prompts} prompts; an interval by prompt wants ${FEW_PROMPTS}` }];
+  return [
+    {
+      code: 'few-prompts',
+      text: `${prompts} ${prompts === 1 ? 'prompt' : 'prompts'}; an interval by prompt wants ${FEW_PROMPTS}`,
+    },
+  ];
 }
 
 /** `of`: whose output, for instance `coding, greedy`. */

@@ -119,6 +119,18 @@ describe('the sampler', () => {
     expect(idle.power_w).toBeUndefined();
     expect(idle.throttle_reasons).toEqual([]);
     expect(parseSmiLine('index, power.draw [W], x')).toBeNull();
+    // As an H200 with driver 580.159.04 prints it, idle.
+    expect(parseSmiLine('0, 79.62, 345, 3201, 34, 0, 0, 0x0000000000000001')).toEqual({
+      source: 'nvidia-smi',
+      device: '0',
+      power_w: 79.62,
+      sm_clock_mhz: 345,
+      mem_clock_mhz: 3201,
+      temperature_c: 34,
+      utilisation: 0,
+      memory_used_mib: 0,
+      throttle_reasons: [],
+    });
   });
 });
 
