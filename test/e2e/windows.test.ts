@@ -206,3 +206,30 @@ describe('doctor', () => {
     expect((await kilotoken(['doctor', '--require', 'gpu'])).code).toBe(gpu ? 0 : 3);
   });
 });
+
+describe('overhead', () => {
+  it('prints what the harness costs a round, and its exit code says whether that is within the limit', async () => {
+    const args = ['overhead', '--sessions', '20', '--tokens', '256', '--block', '1', '8'];
+    const done = await kilotoken([...args, '--json']);
+    const { rows, limit } = JSON.parse(done.stdout) as {
+      rows: { blockSize: number; rounds: number; meanUs: number; withinLimit: boolean }[];
+      limit: { microseconds: number };
+    };
+    expect(rows.map((row) => [row.blockSize, row.rounds])).toEqual([
+      [1, 20 * 255],
+      [8, 20 * 32],
+    ]);
+    for (const row of rows) expect(row.withinLimit).toBe(row.meanUs <= limit.microseconds);
+    expect(done.code).toBe(rows.every((row) => row.withinLimit) ? 0 : 1);
+    expect(done.stderr).toBe('');
+  });
+});
+
+describe('segment', () => {
+  it('is not for people: without a job it says so in one line', async () => {
+    const done = await kilotoken(['segment']);
+    expect(done.code).toBe(2);
+    expect(onlyLine(done)).toMatch(/started by audit/);
+    expect((await kilotoken(['--help'])).stdout).not.toMatch(/\bsegment\b/);
+  });
+});
