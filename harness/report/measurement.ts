@@ -33,6 +33,9 @@ const LEVEL = 0.95;
 /** Reasons of the driver that make a window unusable; the others are how the product runs, and are shown. */
 const HARDWARE_SLOWDOWN = ['hw_slowdown', 'hw_thermal_slowdown', 'hw_power_brake_slowdown'];
 
+/** What a cell may not carry and be quoted as a headline. */
+const DISTURBED: readonly Warning['code'][] = ['foreign-load', 'not-steady', 'cached', 'few-processes'];
+
 export interface MeasurementInput {
   readonly run: StoredRun;
   readonly plan: Plan & { readonly speed: SpeedPlan };
@@ -271,7 +274,8 @@ export function measurementOf({ run, plan: whole, verdicts }: MeasurementInput):
         seconds >= plan.leastSeconds &&
         invalid === null &&
         correctness.outcome === 'consistent' &&
-        segments.every((segment) => segment.freshProcess),
+        segments.every((segment) => segment.freshProcess) &&
+        !context.warnings.some((warning) => DISTURBED.includes(warning.code)),
       window: {
         seconds,
         longestSeconds: Math.max(0, ...cell.windows.map((window) => (window.endNs - window.startNs) / 1e9)),

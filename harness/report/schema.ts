@@ -149,7 +149,7 @@ export const SpeedCell = z.object({
   speculation: z.boolean(),
   rule: z.string(),
   blockSize: z.int(),
-  /** Sustained for as long as a headline asks, valid, and with a consistent verdict on its output. */
+  /** Sustained for as long as a headline asks, valid, undisturbed, in fresh processes, and with a consistent verdict on its output. */
   headline: z.boolean(),
   /** What was timed. Seconds: first start to last end, summed over processes. */
   window: z.object({

@@ -11,8 +11,10 @@ import { SMALL_PLAN, STEP_NS, scriptedAudit, scriptedPrompts, withDirectory } fr
 const SUSTAINED = {
   ...SMALL_PLAN.speed,
   mode: 'sustained' as const,
+  blocks: 2,
   leastSeconds: 0.5,
   segmentSeconds: 0.3,
+  warmup: { windowSeconds: 0.005, windows: 2, tolerance: 0.5, mostSeconds: 0 },
   economics: {
     taskTokens: [100],
     price: { speculative: 3, plain: 1 },
@@ -108,8 +110,12 @@ describe('a truthful run', () => {
 
   it('is no headline in one process, and is one when each segment had its own', () => {
     expect(of(judged()).cells.some((entry) => entry.headline)).toBe(false);
-    const fresh = run.timings.map((row) => (row.kind === 'segment' ? { ...row, freshProcess: true } : row));
-    expect(of(judged({ timings: fresh })).cells.every((entry) => entry.headline)).toBe(true);
+    const fresh = (foreignCores: number): TimingRow[] =>
+      run.timings.map((row) => (row.kind === 'segment' ? { ...row, freshProcess: true, foreignCores } : row));
+    expect(of(judged({ timings: fresh(0) })).cells.every((entry) => entry.headline)).toBe(true);
+    expect(of(judged({ timings: fresh(0.5) })).cells.some((entry) => entry.headline)).toBe(false);
+    const half = fresh(0).filter((row) => row.segment < 4);
+    expect(of(judged({ timings: half })).cells.some((entry) => entry.headline)).toBe(false);
   });
 
   it('tells acceptance by facet, counts every prompt once, and says what the prompts do not tell', () => {
