@@ -14,7 +14,10 @@ static int not_supported(void) { return 801; }
 int cuGetProcAddress_v2(const char *symbol, void **out, int version, unsigned long flags, int *status) {
   (void)version, (void)flags;
   if (status) *status = 0;
-  *out = !strcmp(symbol, "cuDriverGetVersion") ? (void *)cuDriverGetVersion : !strcmp(symbol, "cuInit") ? (void *)cuInit : (void *)not_supported;
+  if (!strcmp(symbol, "cuDriverGetVersion")) *out = (void *)cuDriverGetVersion;
+  else if (!strcmp(symbol, "cuInit")) *out = (void *)cuInit;
+  else if (!strcmp(symbol, "cuGetProcAddress")) *out = (void *)cuGetProcAddress_v2;
+  else *out = (void *)not_supported;
   return 0;
 }
 int cuGetProcAddress(const char *symbol, void **out, int version, unsigned long flags) {
