@@ -23,11 +23,14 @@ inline constexpr int kInputBytes = 49152;
 inline constexpr int kMaxExpertsPerToken = 8;
 inline constexpr int kMaxStepExperts = kRows * kMaxExpertsPerToken;
 inline constexpr int kMaxExperts = 512;
+inline constexpr int kMaxHidden = 8192;
 inline constexpr int kQuantGroup = 128;   // channels that share an activation scale
 inline constexpr int kUpperHalf = 32;     // h values of one 64-row tile of gate and up rows
 inline constexpr int kDownK = 64;         // k of one unit of the down projection
 inline constexpr int kMaxDownUnits = 3;   // units a block accumulates at a time
 inline constexpr int kRotary = 64;        // dimensions that RoPE turns, in target and draft
 inline constexpr int kValueDim = 128;     // of a head
+inline constexpr int kChunkKeys = 128;    // of a unit of attention that is cut at absolute positions
+inline constexpr int kPartialFloats = kValueDim + 4;  // its result: weighted sums, the largest score, the sum of exponentials, padding
 
 }  // namespace kilotoken::stack

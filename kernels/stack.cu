@@ -61,7 +61,7 @@ struct Workspace {
 
 // The number of slices that leaves the slowest block the least to do, in pages; a slice more costs whoever sums the parts.
 Tiling tile(int rows, int k, Format format, int blocks) {
-  constexpr double kSlicePages = 0.1;
+  constexpr double kSlicePages = 0.4;
   Tiling best{(rows + kTileRows - 1) / kTileRows, 0, 0};
   const int pages = k / page_k(format), bytes = format == Format::kE4m3 ? kRows : kRows * 4;
   double best_cost = 1e30;
@@ -110,7 +110,7 @@ class SessionImpl final : public StackSession {
 
   std::shared_ptr<StackImpl> stack_;
   Caches caches_;
-  Device<int32_t> tokens_;
+  Device<int32_t> tokens_, proposals_;
   Device<SessionState> state_;
   Device<Instruction> list_;
   Device<uint32_t> done_;
@@ -383,6 +383,7 @@ Layer StackImpl::load_draft_layer(WeightSource& source, int index) {
 void StackImpl::load(const TargetShape& target, const DraftShape* draft, WeightSource& source) {
   target_ = target;
   need(target_.hidden % 256 == 0 && target_.max_context > 1 && target_.vocab > 0, "a hidden size that is no multiple of 256");
+  need(target_.hidden <= kMaxHidden, "a hidden size beyond 8192");
   need(target_.layers.size() <= kMaxLayers, "more than 128 layers");
   if (draft != nullptr) {
     draft_ = *draft;
@@ -454,10 +455,10 @@ void StackImpl::size_workspace() {
   const int hidden = target_.hidden, vocab = target_.vocab, tiles = is_toy_ ? 1 : head_.tiling.tiles;
   int q_values = 0, h_slices = 0;
   size_t partial = 0;
-  const int chunks = (target_.max_context + kRows + kQuantGroup * 2 - 1) / (kQuantGroup * 2) + 1;
+  const int chunks = (target_.max_context + kRows) / kChunkKeys + 1;
   const auto attention = [&](const AttentionShape& a) {
     q_values = std::max(q_values, a.q_heads * a.head_dim);
-    if (a.window == 0) partial = std::max(partial, static_cast<size_t>(chunks) * a.q_heads * kRows * (kValueDim + 2));
+    if (a.window == 0) partial = std::max(partial, static_cast<size_t>(chunks) * a.q_heads * kRows * kPartialFloats);
   };
   for (const LayerShape& l : target_.layers) {
     attention(l.attention);
@@ -563,7 +564,6 @@ void StackImpl::attention_instructions(const Layer& layer, const Norm& norm, uin
   t.both_ways = draft;
   if (a.window == 0 && !draft) {
     t.partial = work_.partial.get();
-    t.chunk = kQuantGroup * 2;
     list.push_back(ins);
     ins.op = Op::kCombine;
   }
@@ -794,6 +794,13 @@ SessionImpl::SessionImpl(std::shared_ptr<StackImpl> stack, const Request& reques
   std::copy(request.stop_ids.begin(), request.stop_ids.end(), s.stop_ids);
   s.stop_count = static_cast<uint32_t>(request.stop_ids.size());
   s.tokens = tokens_.get();
+  need(request.proposals.empty() || request.rule != DecodeRule::kReject || request.temperature == 0, "assumed proposals under the rule reject");
+  if (!request.proposals.empty()) {
+    std::vector<int32_t> proposals = request.proposals;
+    proposals.resize(static_cast<size_t>(stack_->target_.max_context) + kRows, 0);
+    proposals_ = Device<int32_t>(proposals);
+    s.proposals = proposals_.get();
+  }
   s.phase = Phase::kPrefill;
   s.length = s.prompt_length;
   s.rows = std::min<uint32_t>(kRows, s.prompt_length);
@@ -819,6 +826,11 @@ std::unique_ptr<StackSession> SessionImpl::fork() const {
   check(cudaMemcpy(copy->tokens_.get(), tokens_.get(), tokens_.bytes(), cudaMemcpyDeviceToDevice), "fork");
   SessionState s = read_state();
   s.tokens = copy->tokens_.get();
+  if (proposals_.size() > 0) {
+    copy->proposals_ = Device<int32_t>(proposals_.size());
+    check(cudaMemcpy(copy->proposals_.get(), proposals_.get(), proposals_.bytes(), cudaMemcpyDeviceToDevice), "fork");
+    s.proposals = copy->proposals_.get();
+  }
   check(cudaMemcpy(copy->state_.get(), &s, sizeof s, cudaMemcpyHostToDevice), "fork");
   copy->rounds_read_ = rounds_read_;
   copy->finished_ = finished_;
@@ -925,18 +937,19 @@ std::vector<TraceEntry> SessionImpl::trace() {
                                        "logits", "pick draft", "pick", "accept", "toy"};
   std::vector<TraceEntry> out;
   if (trace_.size() == 0) {
-    trace_ = Device<long long>(ops_.size() * stack_->blocks_ * 3);
+    trace_ = Device<long long>(ops_.size() * stack_->blocks_ * 4);
     program_.trace = trace_.get();
     return out;
   }
   std::vector<long long> clocks(trace_.size());
   check(cudaMemcpy(clocks.data(), trace_.get(), trace_.bytes(), cudaMemcpyDeviceToHost), "the trace");
   for (size_t i = 0; i < ops_.size(); ++i) {
-    TraceEntry entry{kNames[static_cast<int>(ops_[i])], clocks[i * stack_->blocks_ * 3], {}, {}};
+    TraceEntry entry{kNames[static_cast<int>(ops_[i])], clocks[i * stack_->blocks_ * 4], {}, {}, {}};
     for (int b = 0; b < stack_->blocks_; ++b) {
-      const long long* c = clocks.data() + (i * stack_->blocks_ + b) * 3;
+      const long long* c = clocks.data() + (i * stack_->blocks_ + b) * 4;
       entry.math.push_back(c[1] - c[0]);
       entry.done.push_back(std::max(c[1], c[2]) - c[0]);
+      entry.began_ns.push_back(c[3]);
     }
     out.push_back(std::move(entry));
   }

@@ -89,6 +89,9 @@ struct Request {
   std::vector<int32_t> stop_ids;  // at most 16
   DecodeRule rule = DecodeRule::kMatch;
   int block_size = 1;             // 1: plain
+  // By position, [prompt + max_tokens] or more, or empty: tokens that stand in for the draft's choices after the draft has run in full, for speed at an
+  // assumed acceptance. Whoever uses it says so beside the number. Not for `reject`, whose law needs the draft's own choices.
+  std::vector<int32_t> proposals;
 };
 
 struct StackRound {
@@ -107,7 +110,8 @@ enum class Mode { kOps, kGraph, kResident };
 struct TraceEntry {
   const char* op;
   long long began;                    // on block 0's clock: its inputs were there
-  std::vector<long long> math, done;  // by block, from then on: matrix products done; results stored
+  std::vector<long long> math, done;  // by block, from its own begin: matrix products done; results stored
+  std::vector<long long> began_ns;    // by block, on the GPU's common clock
 };
 
 class Stack;

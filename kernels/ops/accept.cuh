@@ -11,6 +11,7 @@ namespace kilotoken::stack {
 __device__ __forceinline__ void prepare_step(SessionState& s) {
   if (s.phase == Phase::kPrefill) {
     s.rows = min(static_cast<uint32_t>(kRows), s.prompt_length - s.start);
+#pragma unroll 1
     for (uint32_t i = 0; i < s.rows; ++i) s.step[i] = __ldcg(s.tokens + s.start + i);
   } else {
     s.rows = min(s.block_size, s.max_context - s.length);
@@ -18,9 +19,9 @@ __device__ __forceinline__ void prepare_step(SessionState& s) {
   }
 }
 
-__device__ inline void accept(Block& b) {
+__device__ __noinline__ void accept(Place b) {
   SessionState& s = *b.state;
-  if (b.index != 0 || threadIdx.x != 0) return;
+  if (b.index() != 0 || threadIdx.x != 0) return;
   const uint64_t now = ptx::nanoseconds();
   if (s.phase == Phase::kPrefill && s.start + s.rows < s.prompt_length) {
     s.start += s.rows;
@@ -34,6 +35,7 @@ __device__ inline void accept(Block& b) {
   if (prefill) {
     committed[count++] = s.target_token[s.rows - 1];
   } else {
+#pragma unroll 1
     for (uint32_t i = 0; i < s.rows; ++i) {
       const bool bonus = i + 1 == s.rows;
       if (bonus) {
@@ -52,7 +54,9 @@ __device__ inline void accept(Block& b) {
   const uint64_t left = s.max_tokens - (s.length - s.prompt_length);
   if (count > left) count = static_cast<uint32_t>(left);
   uint32_t finish = 0;
+#pragma unroll 1
   for (uint32_t i = 0; i < count && finish == 0; ++i) {
+#pragma unroll 1
     for (uint32_t j = 0; j < s.stop_count; ++j) {
       if (committed[i] == s.stop_ids[j]) {
         count = i + 1;
@@ -70,11 +74,14 @@ __device__ inline void accept(Block& b) {
   record.finish = finish;
   record.rows = s.rows;
   record.start = s.start;
+#pragma unroll 1
   for (uint32_t i = 0; i < count; ++i) {
     record.committed[i] = committed[i];
     s.tokens[s.length + i] = committed[i];
   }
+#pragma unroll 1
   for (uint32_t i = 0; i + 1 < s.rows && !prefill; ++i) record.drafted[i] = s.step[i + 1];
+#pragma unroll 1
   for (uint32_t i = 0; i < s.mixture_layers; ++i) record.distinct_experts[i] = s.touched[i];
   record.began_ns = s.began_ns;
   record.drafted_ns = record.drafted_count > 0 ? s.drafted_ns : s.began_ns;

@@ -1,236 +1,276 @@
-// Attention of a step's rows over the cache: a unit is one head of one row (and, in layers that see everything, one chunk of keys at a fixed
-// absolute position). Each unit's sums depend on its own row only, so a row has the same bits alone and among eight.
+// Attention of a step's rows over the cache: a unit is one head (and, in layers that see everything, one chunk of keys at a fixed absolute
+// position) with all eight rows, so that keys and values are read once. Sums are ordered by the absolute place of a key, and a key that a row
+// does not see adds an exact zero: a row has the same bits alone and among eight.
 //   score = q k / sqrt(head_dim); the sink of a head joins the largest score and the denominator and has no value.
 #pragma once
 
-#include "block.cuh"
+#include "residual.cuh"
 
 namespace kilotoken::stack {
 
-inline constexpr int kKeysAtOnce = 128;
+inline constexpr int kKeysAtOnce = 192;  // their values fill the input buffer
 
 // Keys, values and queries of a step: sums of parts, norm factor, per-head norm (the draft's), RoPE on the first 64 dimensions, value scale.
-__device__ inline void qkv(const QkvArgs& args, Block& b) {
+__device__ __forceinline__ void qkv(const QkvArgs& args, Place b) {
   const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const float factor = norm_factor(args.norm, row);
+  const float all_squares = norm_squares(args.norm, row);
   const int key_tiles = args.head_dim / kTileRows, heads = args.q_heads + 2 * args.kv_heads;
   const int set_tiles = (args.q_heads + args.kv_heads) * key_tiles + args.kv_heads * (kValueDim / kTileRows);
   const int rows = static_cast<int>(b.shared.rows), position = static_cast<int>(b.shared.start) + row;
-  for (int unit = b.index; unit < heads * args.sets; unit += b.count) {
+  float* x = b.shared.scratch + row * 192;  // this row's head; a lane keeps to dimensions lane, lane + 32, ...
+#pragma unroll 1
+  for (int unit = b.index(); unit < heads * args.sets; unit += b.count()) {
     const int set = unit / heads, head = unit % heads;
     const bool is_value = head >= args.q_heads + args.kv_heads, is_key = !is_value && head >= args.q_heads;
-    const int tiles = is_value ? kValueDim / kTileRows : key_tiles;
-    const int first_tile = set * set_tiles + (is_value ? (args.q_heads + args.kv_heads) * key_tiles +
-                                                             (head - args.q_heads - args.kv_heads) * (kValueDim / kTileRows)
+    const int tiles = is_value ? kValueDim / kTileRows : key_tiles, values = head - args.q_heads - args.kv_heads;
+    const int first_tile = set * set_tiles + (is_value ? (args.q_heads + args.kv_heads) * key_tiles + values * (kValueDim / kTileRows)
                                                        : head * key_tiles);
-    float x[6];  // dimensions lane, lane + 32, ...
+    const float2 turn = __ldg(reinterpret_cast<const float2*>(args.turns) + static_cast<size_t>(position) * (kRotary / 2) + lane);
+    float sums[3][2] = {};
+#pragma unroll
+    for (int tile = 0; tile < 3; ++tile)
+      if (tile < tiles) sum_parts(args.parts, first_tile + tile, row * kTileRows + lane, 32, sums[tile]);
+    const float factor = norm_factor(args.norm, all_squares);
+    float squares = 0.0f;
 #pragma unroll
     for (int tile = 0; tile < 3; ++tile) {
-      float sums[2] = {};
-      if (tile < tiles) sum_parts(args.parts, first_tile + tile, row * kTileRows + lane, 32, sums);
-      x[2 * tile] = sums[0] * factor, x[2 * tile + 1] = sums[1] * factor;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float v = sums[tile][i] * factor;
+        if (tile < tiles) x[tile * kTileRows + i * 32 + lane] = v;
+        squares = fmaf(v, v, squares);
+      }
     }
     if (row >= rows) continue;
+    float scale = args.value_scale;
+    const float* weight = is_key ? args.k_norm : args.q_norm;
     if (!is_value) {
-      const float* weight = is_key ? args.k_norm : args.q_norm;
-      if (weight != nullptr) {
-        float squares = 0.0f;
+      scale = weight == nullptr ? 1.0f : rsqrtf(__fdividef(warp_sum(squares), static_cast<float>(args.head_dim)) + args.head_epsilon);
+      if (weight != nullptr) weight += set * args.head_dim;
+    }
+    uint16_t* cache = is_value ? args.values + set * args.value_set_stride + (static_cast<size_t>(values) * args.max_context + position) * kValueDim
+                      : is_key ? args.keys + set * args.key_set_stride +
+                                     (static_cast<size_t>(head - args.q_heads) * args.max_context + position) * args.head_dim
+                               : nullptr;
+    float* query = args.q + (static_cast<size_t>(row) * args.q_heads + head) * args.head_dim;
+#pragma unroll 1
+    for (int tile = 0; tile < tiles; ++tile) {
+      float pair[2];
 #pragma unroll
-        for (int j = 0; j < 6; ++j) squares = fmaf(x[j], x[j], squares);
-        const float inverse = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(args.head_dim) + args.head_epsilon);
-#pragma unroll
-        for (int j = 0; j < 6; ++j)
-          if (j < 2 * tiles) x[j] = x[j] * inverse * __ldg(weight + set * args.head_dim + j * 32 + lane);
+      for (int i = 0; i < 2; ++i) {
+        const int d = tile * kTileRows + i * 32 + lane;
+        pair[i] = x[d] * scale * (is_value || weight == nullptr ? 1.0f : __ldg(weight + d));
       }
-      const float2 turn = __ldg(reinterpret_cast<const float2*>(args.turns) + static_cast<size_t>(position) * (kRotary / 2) + lane);
-      const float even = x[0], odd = x[1];
-      x[0] = even * turn.x - odd * turn.y;
-      x[1] = odd * turn.x + even * turn.y;
-    }
-    if (is_value) {
-      uint16_t* at = args.values + set * args.value_set_stride +
-                     (static_cast<size_t>(head - args.q_heads - args.kv_heads) * args.max_context + position) * kValueDim;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) at[j * 32 + lane] = bf16_of(x[j] * args.value_scale);
-    } else if (is_key) {
-      uint16_t* at = args.keys + set * args.key_set_stride +
-                     (static_cast<size_t>(head - args.q_heads) * args.max_context + position) * args.head_dim;
-#pragma unroll
-      for (int j = 0; j < 6; ++j)
-        if (j < 2 * tiles) at[j * 32 + lane] = bf16_of(x[j]);
-    } else {
-      float* at = args.q + (static_cast<size_t>(row) * args.q_heads + head) * args.head_dim;
-#pragma unroll
-      for (int j = 0; j < 6; ++j)
-        if (j < 2 * tiles) at[j * 32 + lane] = x[j];
-    }
-  }
-}
-
-__device__ __forceinline__ void unpack8(uint4 words, float (&x)[8]) {
-  const uint32_t w[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    x[2 * i] = __uint_as_float(w[i] << 16);
-    x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-  }
-}
-
-// Weighted sums of values over keys [first, end), in batches of 128 from `first`. Returns thread d's (d < 128) unnormalised sum for dimension d, and the
-// largest score and the sum of exponentials in every thread.
-template <int kHeadDim>
-__device__ __forceinline__ float attend_range(Block& b, const uint16_t* keys, const uint16_t* values, const float* q, int first, int end,
-                                              float& largest, float& total) {
-  constexpr int kPart = kHeadDim / 4;  // dimensions of a thread: four threads a key
-  const int thread = threadIdx.x, lane = thread % 32;
-  const float scale = 1.0f / sqrtf(static_cast<float>(kHeadDim));
-  float* scores = b.shared.small;  // [128]
-  float acc[8] = {};               // dimensions 8 (thread % 16) .. + 7, keys thread / 16 + 16 i
-  largest = -INFINITY;
-  total = 0.0f;
-  for (int begin = first; begin < end; begin += kKeysAtOnce) {
-    uint4 key_words[2][kPart / 8], value_words[8];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int key = min(begin + thread / 4 + h * 64, end - 1);
-#pragma unroll
-      for (int i = 0; i < kPart / 8; ++i)
-        key_words[h][i] = __ldcg(reinterpret_cast<const uint4*>(keys + static_cast<size_t>(key) * kHeadDim + thread % 4 * kPart) + i);
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int key = min(begin + thread / 16 + 16 * i, end - 1);
-      value_words[i] = __ldcg(reinterpret_cast<const uint4*>(values + static_cast<size_t>(key) * kValueDim) + thread % 16);
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float dot = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kPart / 8; ++i) {
-        float k8[8];
-        unpack8(key_words[h][i], k8);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) dot = fmaf(q[thread % 4 * kPart + i * 8 + j], k8[j], dot);
+      if (tile == 0 && !is_value) {
+        const float even = pair[0], odd = pair[1];
+        pair[0] = even * turn.x - odd * turn.y;
+        pair[1] = odd * turn.x + even * turn.y;
       }
-      dot += __shfl_xor_sync(~0u, dot, 1);
-      dot += __shfl_xor_sync(~0u, dot, 2);
-      const int at = thread / 4 + h * 64;
-      if (thread % 4 == 0) scores[at] = begin + at < end ? dot * scale : -INFINITY;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int d = tile * kTileRows + i * 32 + lane;
+        if (cache != nullptr) cache[d] = bf16_of(pair[i]);
+        else query[d] = pair[i];
+      }
     }
-    math_sync();
-    const float s[4] = {scores[lane], scores[lane + 32], scores[lane + 64], scores[lane + 96]};
-    const float now = fmaxf(largest, warp_max(fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3]))));
-    const float rescale = expf(largest - now);  // 0 in the first batch
-    const float sum = warp_sum((expf(s[0] - now) + expf(s[1] - now)) + (expf(s[2] - now) + expf(s[3] - now)));
-    total = total * rescale + sum;
-    largest = now;
-#pragma unroll
-    for (float& x : acc) x *= rescale;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float weight = expf(scores[thread / 16 + 16 * i] - now);
-      float v8[8];
-      unpack8(value_words[i], v8);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) acc[j] = fmaf(weight, v8[j], acc[j]);
-    }
-    math_sync();  // scores are read
   }
-#pragma unroll
-  for (int j = 0; j < 8; ++j) b.shared.scratch[thread / 16 * kValueDim + thread % 16 * 8 + j] = acc[j];
-  math_sync();
-  float sum = 0.0f;
-  if (thread < kValueDim) {
-#pragma unroll
-    for (int g = 0; g < 16; ++g) sum += b.shared.scratch[g * kValueDim + thread];
-  }
-  math_sync();  // scratch is read
-  return sum;
 }
 
-// A head's result becomes the input of the output projection; its 128 values are one quantisation group. Threads 0 .. 127 hold x.
-__device__ __forceinline__ void attention_out(Block& b, const Inputs& out, int row, int head, float x) {
-  const int thread = threadIdx.x;
-  if (out.codes != nullptr) {
-    const float amax = warp_max(fabsf(x));
-    if (thread < kValueDim && thread % 32 == 0) b.shared.small[128 + thread / 32] = amax;
-    math_sync();
-    const float scale = quant_scale(fmaxf(fmaxf(b.shared.small[128], b.shared.small[129]), fmaxf(b.shared.small[130], b.shared.small[131])));
-    if (thread < kValueDim) {
-      out.codes[e4m3_input_offset(row, head * kValueDim + thread)] = static_cast<uint8_t>(e4m3_pair(x / scale, 0.0f));
-      if (thread == 0) out.scales[head * kRows + row] = scale;
-    }
-    math_sync();
-  }
-  if (out.high != nullptr && thread < kValueDim) store_split(out, row, head * kValueDim + thread, x);
+// BF16 products on 16 keys x 8 rows x 16 dimensions: d += a b.
+__device__ __forceinline__ void product_16x8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+__device__ __forceinline__ uint32_t bf16_words(float x, float y) {
+  return static_cast<uint32_t>(bf16_of(x)) | static_cast<uint32_t>(bf16_of(y)) << 16;
+}
+
+// A head's result becomes the input of the output projection; its 128 values are one quantisation group. One warp, four values a lane.
+__device__ __forceinline__ void attention_out(const Inputs& out, int row, int head, float4 x) {
+  const int k = head * kValueDim + threadIdx.x % 32 * 4;
+  if (out.codes != nullptr) store_codes(out, row, k, x);
+  if (out.high != nullptr) store_splits(out, row, k, x);
+}
+
+// Keys [first, end) that a row sees.
+__device__ __forceinline__ void visible(const AttendArgs& args, int row, int start, int rows, int& first, int& end) {
+  const int position = start + row;
+  first = args.window > 0 ? max(position + 1 - args.window, 0) : 0;
+  end = position + 1;
+  if (args.both_ways) first = min(first, start), end = start + rows;
+  if (row >= rows) end = first;
+}
+
+// Scores of keys base .. base + count - 1 into scratch [8][kKeysAtOnce]. Dimensions are paired with registers so that a lane reads 16 bytes of a key at a
+// time: which dimension stands where in a product does not matter as long as keys and queries agree.
 template <int kHeadDim>
-__device__ void attend_heads(const AttendArgs& args, Block& b) {
-  const int rows = static_cast<int>(b.shared.rows), start = static_cast<int>(b.shared.start), thread = threadIdx.x;
+__device__ __forceinline__ void score_keys(const AttendArgs& args, Place b, const uint16_t* keys, int base, int count, int start, int rows) {
+  constexpr int kBlocks = kHeadDim / 32;
+  const int lane = threadIdx.x % 32, group = lane / 4, part = lane % 4;
+  const float scale = rsqrtf(static_cast<float>(kHeadDim));
+#pragma unroll 1
+  for (int tile = threadIdx.x / 32; tile * 16 < count; tile += kMathThreads / 32) {
+    const int key = base + tile * 16 + group, last = base + count - 1;
+    const uint4* k0 = reinterpret_cast<const uint4*>(keys + min(key, last) * kHeadDim) + part;
+    const uint4* k8 = reinterpret_cast<const uint4*>(keys + min(key + 8, last) * kHeadDim) + part;
+    uint4 x[kBlocks], y[kBlocks];
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) x[i] = __ldcg(k0 + i * 4), y[i] = __ldcg(k8 + i * 4);
+    float c[4] = {}, d[4] = {};
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) {
+      const uint4 high = *reinterpret_cast<const uint4*>(&b.shared.query[0][group][i * 32 + part * 8]);
+      const uint4 low = *reinterpret_cast<const uint4*>(&b.shared.query[1][group][i * 32 + part * 8]);
+      product_16x8(c, x[i].x, y[i].x, x[i].y, y[i].y, high.x, high.y);
+      product_16x8(d, x[i].x, y[i].x, x[i].y, y[i].y, low.x, low.y);
+      product_16x8(c, x[i].z, y[i].z, x[i].w, y[i].w, high.z, high.w);
+      product_16x8(d, x[i].z, y[i].z, x[i].w, y[i].w, low.z, low.w);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      int first, end;
+      visible(args, part * 2 + j, start, rows, first, end);
+      float* to = b.shared.scratch + (part * 2 + j) * kKeysAtOnce + tile * 16 + group;
+      to[0] = key >= first && key < end ? (c[j] + d[j]) * scale : -INFINITY;
+      to[8] = key + 8 >= first && key + 8 < end ? (c[j + 2] + d[j + 2]) * scale : -INFINITY;
+    }
+  }
+}
+
+// Returns the phase of input_full behind its own copies.
+template <int kHeadDim>
+__device__ __forceinline__ uint32_t attend_heads(const AttendArgs& args, Place b, uint32_t phase) {
+  const int rows = static_cast<int>(b.shared.rows), start = static_cast<int>(b.shared.start);
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const bool chunked = args.partial != nullptr;
-  const int chunks = chunked ? (start + rows + args.chunk - 1) / args.chunk : 1;
-  for (int unit = b.index; unit < args.q_heads * kRows * chunks; unit += b.count) {
-    const int chunk = unit / (args.q_heads * kRows), head = unit / kRows % args.q_heads, row = unit % kRows;
-    if (row >= rows) {  // padding rows are zero, so that nothing of an earlier step is quantised into this one
-      if (!chunked) attention_out(b, args.out, row, head, 0.0f);
-      continue;
+  const int units = args.q_heads * (chunked ? (start + rows + kChunkKeys - 1) / kChunkKeys : 1);
+#pragma unroll 1
+  for (int unit = b.index(); unit < units; unit += b.count()) {
+    const int chunk = unit / args.q_heads, head = unit % args.q_heads, kv = head / (args.q_heads / args.kv_heads);
+    int first, end, unused;
+    visible(args, 0, start, rows, first, unused);
+    visible(args, rows - 1, start, rows, unused, end);
+    if (chunked) first = chunk * kChunkKeys, end = min(end, first + kChunkKeys);
+    const uint16_t* keys = args.keys + static_cast<size_t>(kv) * args.max_context * kHeadDim;
+    const uint16_t* values = args.values + static_cast<size_t>(kv) * args.max_context * kValueDim;
+    float largest = -INFINITY, total = 0.0f;  // of row `warp`
+    float acc[kRows][4] = {};                 // [row]: dimensions 4 lane .. + 3 over keys warp + 8 i
+    math_sync();                              // the unit before is done with shared memory
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 32; ++i) {
+      const float q = __ldcg(args.q + (static_cast<size_t>(warp) * args.q_heads + head) * kHeadDim + i * 32 + lane);
+      const uint16_t high = bf16_of(q);
+      b.shared.query[0][warp][i * 32 + lane] = high;
+      b.shared.query[1][warp][i * 32 + lane] = bf16_of(q - bf16_value(high));
     }
-    const int position = start + row;
-    int first = args.window > 0 ? max(position + 1 - args.window, 0) : 0;
-    int end = position + 1;
-    if (args.both_ways) first = min(first, start), end = start + rows;
-    if (chunked) first = chunk * args.chunk, end = min(end, first + args.chunk);
-    float* part = chunked ? args.partial + ((static_cast<size_t>(chunk) * args.q_heads + head) * kRows + row) * (kValueDim + 2) : nullptr;
-    if (first >= end) continue;  // a chunk behind this row
-    const int kv = head / (args.q_heads / args.kv_heads);
-    for (int i = thread; i < kHeadDim; i += kMathThreads)
-      b.shared.query[i] = __ldcg(args.q + (static_cast<size_t>(row) * args.q_heads + head) * kHeadDim + i);
     math_sync();
-    float largest, total;
-    float x = attend_range<kHeadDim>(b, args.keys + static_cast<size_t>(kv) * args.max_context * kHeadDim,
-                                     args.values + static_cast<size_t>(kv) * args.max_context * kValueDim, b.shared.query, first, end,
-                                     largest, total);
+#pragma unroll 1
+    for (int base = first & ~31; base < end; base += kKeysAtOnce) {
+      const int count = min(kKeysAtOnce, end - base);
+      if (thread == 0) {
+        ptx::fence_async_global();
+        ptx::fence_async_shared();
+        ptx::barrier_expect(&b.shared.input_full, count * kValueDim * 2);
+        ptx::bulk_copy(b.shared.input, values + static_cast<size_t>(base) * kValueDim, count * kValueDim * 2, &b.shared.input_full);
+      }
+      score_keys<kHeadDim>(args, b, keys, base, count, start, rows);
+      math_sync();
+      // Softmax of row `warp`: weights take the scores' place.
+      float* s = b.shared.scratch + warp * kKeysAtOnce;
+      float top = largest;
+#pragma unroll
+      for (int i = 0; i < kKeysAtOnce / 32; ++i)
+        if (i * 32 + lane < count) top = fmaxf(top, s[i * 32 + lane]);
+      top = warp_max(top);
+      const float rescale = largest > -INFINITY ? __expf(largest - top) : 0.0f;
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kKeysAtOnce / 32; ++i) {
+        if (i * 32 + lane >= count) break;
+        const float x = s[i * 32 + lane], weight = x > -INFINITY ? __expf(x - top) : 0.0f;
+        s[i * 32 + lane] = weight;
+        sum += weight;
+      }
+      total = total * rescale + warp_sum(sum);
+      largest = top;
+      if (lane == 0) b.shared.factor[warp] = rescale;
+      math_sync();
+      ptx::barrier_wait(&b.shared.input_full, phase, b.fault(), ptx::Wait::kActivations, b.instruction);
+      phase ^= 1;
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        const float factor = b.shared.factor[row];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) acc[row][j] *= factor;
+      }
+#pragma unroll 2
+      for (int key = warp; key < count; key += kMathThreads / 32) {
+        const uint2 words = *reinterpret_cast<const uint2*>(b.shared.input + key * kValueDim * 2 + lane * 8);
+        const float v[4] = {__uint_as_float(words.x << 16), __uint_as_float(words.x & 0xffff0000u), __uint_as_float(words.y << 16),
+                            __uint_as_float(words.y & 0xffff0000u)};
+#pragma unroll
+        for (int row = 0; row < kRows; ++row) {
+          const float weight = b.shared.scratch[row * kKeysAtOnce + key];
+#pragma unroll
+          for (int j = 0; j < 4; ++j) acc[row][j] = fmaf(weight, v[j], acc[row][j]);
+        }
+      }
+      math_sync();  // scratch, factor and input are read
+    }
+    // Eight partial sums of each value, one a warp.
+    float4* sums = reinterpret_cast<float4*>(b.shared.input);  // [warp][row][32 lanes]
+#pragma unroll
+    for (int row = 0; row < kRows; ++row)
+      sums[(warp * kRows + row) * 32 + lane] = make_float4(acc[row][0], acc[row][1], acc[row][2], acc[row][3]);
+    math_sync();
+    float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);  // row `warp`, values 4 lane .. + 3
+#pragma unroll
+    for (int w = 0; w < kMathThreads / 32; ++w) x = x + sums[(w * kRows + warp) * 32 + lane];
     if (chunked) {
-      if (thread < kValueDim) part[thread] = x;
-      if (thread == 0) part[kValueDim] = largest, part[kValueDim + 1] = total;
+      float* part = args.partial + ((static_cast<size_t>(chunk) * args.q_heads + head) * kRows + warp) * kPartialFloats;
+      *reinterpret_cast<float4*>(part + lane * 4) = x;
+      if (lane == 0) part[kValueDim] = largest, part[kValueDim + 1] = total;
       continue;
     }
     if (args.sinks != nullptr) {
-      const float sink = __ldg(args.sinks + head), top = fmaxf(largest, sink);
-      total = total * expf(largest - top) + expf(sink - top);
-      x *= expf(largest - top);
+      const float sink = __ldg(args.sinks + head), top = fmaxf(largest, sink), factor = __expf(largest - top);
+      total = total * factor + __expf(sink - top);
+      x = x * factor;
     }
-    attention_out(b, args.out, row, head, x / total);
+    attention_out(args.out, warp, head, warp < rows ? x * __fdividef(1.0f, total) : float4{});
   }
+  return phase;
 }
 
-__device__ inline void attend(const AttendArgs& args, Block& b) {
-  if (args.head_dim == 192) attend_heads<192>(args, b);
-  else attend_heads<128>(args, b);
+__device__ __forceinline__ uint32_t attend(const AttendArgs& args, Place b, uint32_t phase) {
+  return args.head_dim == 192 ? attend_heads<192>(args, b, phase) : attend_heads<128>(args, b, phase);
 }
 
-// Chunks in ascending position; how many there are depends on the row alone.
-__device__ inline void combine(const AttendArgs& args, Block& b) {
-  const int rows = static_cast<int>(b.shared.rows), start = static_cast<int>(b.shared.start), thread = threadIdx.x;
-  for (int unit = b.index; unit < args.q_heads * kRows; unit += b.count) {
-    const int head = unit / kRows, row = unit % kRows;
-    float x = 0.0f;
+// Chunks in ascending position; how many there are depends on the row alone. A warp a row.
+__device__ __forceinline__ void combine(const AttendArgs& args, Place b) {
+  const int rows = static_cast<int>(b.shared.rows), start = static_cast<int>(b.shared.start), row = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int head = b.index(); head < args.q_heads; head += b.count()) {
+    float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (row < rows) {
-      const int chunks = (start + row + args.chunk) / args.chunk;
-      const size_t stride = static_cast<size_t>(args.q_heads) * kRows * (kValueDim + 2);
-      const float* part = args.partial + (static_cast<size_t>(head) * kRows + row) * (kValueDim + 2);
+      const int chunks = (start + row + kChunkKeys) / kChunkKeys;
+      const size_t stride = static_cast<size_t>(args.q_heads) * kRows * kPartialFloats;
+      const float* part = args.partial + (static_cast<size_t>(head) * kRows + row) * kPartialFloats;
       float top = args.sinks != nullptr ? __ldg(args.sinks + head) : -INFINITY;
-      for (int c = 0; c < chunks; ++c) top = fmaxf(top, __ldcg(part + c * stride + kValueDim));
-      float total = args.sinks != nullptr ? expf(__ldg(args.sinks + head) - top) : 0.0f;
+      for (int c = lane; c < chunks; c += 32) top = fmaxf(top, __ldcg(part + c * stride + kValueDim));
+      top = warp_max(top);
+      float total = args.sinks != nullptr ? __expf(__ldg(args.sinks + head) - top) : 0.0f;
+#pragma unroll 4
       for (int c = 0; c < chunks; ++c) {
-        const float factor = expf(__ldcg(part + c * stride + kValueDim) - top);
+        const float factor = __expf(__ldcg(part + c * stride + kValueDim) - top);
         total = fmaf(__ldcg(part + c * stride + kValueDim + 1), factor, total);
-        if (thread < kValueDim) x = fmaf(__ldcg(part + c * stride + thread), factor, x);
+        x = x + __ldcg(reinterpret_cast<const float4*>(part + c * stride) + lane) * factor;
       }
-      x /= total;
+      x = x * __fdividef(1.0f, total);
     }
-    attention_out(b, args.out, row, head, x);
+    attention_out(args.out, row, head, x);
   }
 }
 

@@ -126,7 +126,7 @@ __device__ __forceinline__ void multiply_page(Block& b, const uint8_t* page, int
 template <Format kFormat>
 __device__ void linear_multiply(const LinearArgs& args, Block& b) {
   const Tiling& t = args.tiling;
-  const Share share = share_of(t, b.index, b.count);
+  const Share share = share_of(t, b.index(), b.count());
   if (share.begin == share.end) return;
   // The window of k that the block's units read: one slice, or a few consecutive ones.
   const int first = share.begin / t.tiles, slices = (share.end - 1) / t.tiles + 1 - first;
@@ -141,8 +141,10 @@ __device__ void linear_multiply(const LinearArgs& args, Block& b) {
                 slices * width * kRows * 2, b.shared.input + kInputBytes / 2);
   await_input(b);
   int tile = share.begin % t.tiles, first_page = 0;
+#pragma unroll 1
   for (int unit = share.begin; unit < share.end; ++unit) {
     float acc[4] = {};
+#pragma unroll 1
     for (int page = 0; page < t.pages; ++page) {
       multiply_page<kFormat>(b, await_page(b), first_page + page, acc);
       release_page(b);
@@ -153,16 +155,18 @@ __device__ void linear_multiply(const LinearArgs& args, Block& b) {
 }
 
 __device__ inline void linear_finish(const LinearArgs& args, Block& b) {
-  const Share share = share_of(args.tiling, b.index, b.count);
+  const Share share = share_of(args.tiling, b.index(), b.count());
+#pragma unroll 1
   for (int unit = share.begin; unit < share.end; ++unit) store_part(args.parts + static_cast<size_t>(unit) * kPartFloats, take_over(b));
 }
 
 // One lane. The block's share is one range of memory.
 __device__ inline void linear_fetch(const LinearArgs& args, Block& b, uint64_t policy) {
-  const Share share = share_of(args.tiling, b.index, b.count);
+  const Share share = share_of(args.tiling, b.index(), b.count());
   const uint32_t bytes = page_bytes(args.format);
   const uint8_t* from = args.pages + static_cast<size_t>(share.begin) * args.tiling.pages * bytes;
   const uint8_t* const end = args.pages + static_cast<size_t>(share.end) * args.tiling.pages * bytes;
+#pragma unroll 1
   for (; from < end; from += bytes) {
     uint8_t* to = claim_page(b, bytes);
     ptx::bulk_copy(to, from, bytes, &b.shared.page_full[b.page.place], policy);
@@ -172,14 +176,24 @@ __device__ inline void linear_fetch(const LinearArgs& args, Block& b, uint64_t p
 
 // --- experts
 
-// Ids that any row chose, ascending, into `list`; returns their number. One warp.
-__device__ __forceinline__ int list_experts(const uint32_t* masks, int experts, uint16_t* list) {
+// Experts that any row chose: word `lane` of their set. One warp.
+__device__ __forceinline__ uint32_t chosen_experts(const uint32_t* masks, int experts) {
   const int lane = threadIdx.x % 32, words = (experts + 31) / 32;
   uint32_t any = 0;
   if (lane < words) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) any |= __ldcg(masks + row * (kMaxExperts / 32) + lane);
   }
+  return any;
+}
+__device__ __forceinline__ int count_experts(const uint32_t* masks, int experts) {
+  return static_cast<int>(__reduce_add_sync(~0u, static_cast<uint32_t>(__popc(chosen_experts(masks, experts)))));
+}
+
+// Their ids, ascending, into `list`; returns their number. One warp.
+__device__ __forceinline__ int list_experts(const uint32_t* masks, int experts, uint16_t* list) {
+  const int lane = threadIdx.x % 32;
+  uint32_t any = chosen_experts(masks, experts);
   int before = __popc(any);
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
@@ -188,6 +202,7 @@ __device__ __forceinline__ int list_experts(const uint32_t* masks, int experts, 
   }
   const int count = __shfl_sync(~0u, before, 31);
   before -= __popc(any);
+#pragma unroll 1
   while (any != 0) {
     list[before++] = static_cast<uint16_t>(lane * 32 + __ffs(any) - 1);
     any &= any - 1;
@@ -202,7 +217,7 @@ struct Range {
 // Tiles of the chosen experts that this block makes, in order of rank.
 __device__ __forceinline__ Range up_share(const ExpertsUpArgs& args, const Block& b, int experts) {
   const int all = experts * args.tiles;
-  return {b.index * all / b.count, (b.index + 1) * all / b.count};
+  return {b.index() * all / b.count(), (b.index() + 1) * all / b.count()};
 }
 
 inline constexpr uint32_t kFirstMask = 0x9c9c9c9cu;
@@ -292,33 +307,22 @@ __device__ __forceinline__ void multiply_up_page(Block& b, const uint8_t* page, 
   }
 }
 
-// Math and finishing warps: from here on the list of experts and their weights can be read.
-__device__ __forceinline__ void experts_listed() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
+// The math warps have seen the instruction before done; from here on the finishing warps may read what it made.
+__device__ __forceinline__ void begin_together() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
 
 template <int kPageK>
 __device__ void up_multiply(const ExpertsUpArgs& args, Block& b) {
+  begin_together();
   const int k = args.pages_per_tile * kPageK;
   fetch_input(b, args.codes, k * kRows, b.shared.input, args.scales, k / kQuantGroup * kRows * 4, b.shared.input_scales);
-  const int warp = threadIdx.x / 32;
-  const float factor = norm_factor(args.norm, warp);
-  if (threadIdx.x % 32 == 0) b.shared.factor[warp] = factor;
-  if (warp == 0) {
-    const int count = list_experts(args.masks, args.experts, b.shared.experts);
-    if (threadIdx.x == 0) b.shared.expert_count = count;
-    if (threadIdx.x == 0 && b.index == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
-  }
-  math_sync();
-  const int count = b.shared.expert_count;
-  for (int i = threadIdx.x; i < count * kRows; i += kMathThreads) {
-    const int row = i % kRows, expert = b.shared.experts[i / kRows];
-    const bool chosen = __ldcg(args.masks + row * (kMaxExperts / 32) + expert / 32) >> (expert % 32) & 1u;
-    b.shared.expert_weight[i / kRows][row] = chosen ? __ldcg(args.weights + row * args.experts + expert) : 0.0f;
-  }
-  experts_listed();
+  const int count = count_experts(args.masks, args.experts);
+  if (threadIdx.x == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
   await_input(b);
   const Range share = up_share(args, b, count);
+#pragma unroll 1
   for (int tile = share.begin; tile < share.end; ++tile) {
     float acc[4] = {};
+#pragma unroll 1
     for (int page = 0; page < args.pages_per_tile; ++page) {
       multiply_up_page<kPageK>(b, await_page(b), page, acc);
       release_page(b);
@@ -330,8 +334,26 @@ __device__ void up_multiply(const ExpertsUpArgs& args, Block& b) {
 // silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and the 2^6 of the code expansion go into the scale.
 __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
   const int warp = threadIdx.x % kFinishThreads / 32, lane = threadIdx.x % 32, column = lane % 4 * 2;
-  experts_listed();
-  const Range share = up_share(args, b, b.shared.expert_count);
+  // Meanwhile the math warps multiply: who the experts are, how much each row gives them, and the norm's factors.
+  const int warps = kFinishThreads / 32;
+  begin_together();
+  if (warp == 0) b.shared.expert_count = list_experts(args.masks, args.experts, b.shared.experts);
+#pragma unroll 1
+  for (int row = warp; row < kRows; row += warps) {
+    const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
+    if (lane == 0) b.shared.factor[row] = factor;
+  }
+  finish_sync();
+  const int count = b.shared.expert_count;
+#pragma unroll 4
+  for (int i = threadIdx.x % kFinishThreads; i < count * kRows; i += kFinishThreads) {
+    const int row = i % kRows, expert = b.shared.experts[i / kRows];
+    const bool chosen = __ldcg(args.masks + row * (kMaxExperts / 32) + expert / 32) >> (expert % 32) & 1u;
+    b.shared.expert_weight[i / kRows][row] = chosen ? __ldcg(args.weights + row * args.experts + expert) : 0.0f;
+  }
+  finish_sync();
+  const Range share = up_share(args, b, count);
+#pragma unroll 1
   for (int tile = share.begin; tile < share.end; ++tile) {
     const Sums sums = take_over(b);
     const int rank = tile / args.tiles, of_expert = tile % args.tiles;
@@ -342,8 +364,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
       const float factor = b.shared.factor[column + c] * 64.0f;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float gate = (c == 0 ? sums.of[i].x : sums.of[i].y) * factor, up = (c == 0 ? sums.of[i].z : sums.of[i].w) * factor;
-        h[i][c] = gate / (1.0f + expf(-gate)) * up;
+        h[i][c] = swiglu_value((c == 0 ? sums.of[i].x : sums.of[i].y) * factor, (c == 0 ? sums.of[i].z : sums.of[i].w) * factor);
         largest[c] = fmaxf(largest[c], fabsf(h[i][c]));
       }
 #pragma unroll
@@ -351,22 +372,22 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
     }
     if (lane < 4) b.shared.finish_scratch[warp][column] = largest[0], b.shared.finish_scratch[warp][column + 1] = largest[1];
     finish_sync();
-    float scale[2];
+    Quantiser q[2];
 #pragma unroll
     for (int c = 0; c < 2; ++c)
-      scale[c] = quant_scale(fmaxf(b.shared.finish_scratch[0][column + c], b.shared.finish_scratch[1][column + c]));
+      q[c] = quantiser(fmaxf(b.shared.finish_scratch[0][column + c], b.shared.finish_scratch[1][column + c]));
     uint8_t* slice = args.h + (static_cast<size_t>(of_expert / 2) * kMaxStepExperts + rank) * kDownInputBytes;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int k = of_expert % 2 * kUpperHalf + (warp + 2 * i) * 8 + lane / 4;
-      const uint16_t codes = e4m3_pair(h[i][0] / scale[0], h[i][1] / scale[1]);
+      const uint16_t codes = e4m3_pair(h[i][0] * q[0].inverse, h[i][1] * q[1].inverse);
       slice[down_input_offset(column, k)] = static_cast<uint8_t>(codes);
       slice[down_input_offset(column + 1, k)] = static_cast<uint8_t>(codes >> 8);
     }
     if (warp == 0 && lane < 4) {
       float* scales = reinterpret_cast<float*>(slice + kDownK * kRows) + of_expert % 2 * kRows;
 #pragma unroll
-      for (int c = 0; c < 2; ++c) scales[column + c] = scale[c] * 64.0f * b.shared.expert_weight[rank][column + c];
+      for (int c = 0; c < 2; ++c) scales[column + c] = q[c].scale * 64.0f * b.shared.expert_weight[rank][column + c];
     }
     finish_sync();  // finish_scratch is read
   }
@@ -378,9 +399,11 @@ __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t po
   const uint32_t bytes = up_page_bytes(args.page_k);
   if (threadIdx.x % 32 == 0) {
     int rank = share.begin / args.tiles, of_expert = share.begin % args.tiles;
+#pragma unroll 1
     for (int tile = share.begin; tile < share.end; ++tile) {
       const uint8_t* from =
           args.pages + (static_cast<size_t>(b.shared.fetch_experts[rank]) * args.tiles + of_expert) * args.pages_per_tile * bytes;
+#pragma unroll 1
       for (int page = 0; page < args.pages_per_tile; ++page, from += bytes) {
         uint8_t* to = claim_page(b, bytes);
         ptx::bulk_copy(to, from, bytes, &b.shared.page_full[b.page.place], policy);
@@ -436,22 +459,20 @@ __device__ __forceinline__ void promote_down(const DownProducts<kUnits>& p, floa
 
 template <int kUnits>
 __device__ void down_multiply(const ExpertsDownArgs& args, Block& b) {
-  const int first = b.index * args.passes * kUnits;
+  const int first = b.index() * args.passes * kUnits;
   if (first >= args.units) return;
-  if (threadIdx.x < 32) {
-    const int count = list_experts(args.masks, args.experts, b.shared.experts);
-    if (threadIdx.x == 0) b.shared.expert_count = count;
-  }
-  math_sync();
-  const int count = b.shared.expert_count;
+  const int count = count_experts(args.masks, args.experts);
   fetch_input(b, args.h + static_cast<size_t>(first / args.tiles) * kMaxStepExperts * kDownInputBytes, count * kDownInputBytes,
               b.shared.input, nullptr, 0, nullptr);
   await_input(b);
+#pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass) {
     float acc[kUnits][4] = {};
+#pragma unroll 1
     for (int begin = 0; begin < count; begin += args.experts_per_page) {
       const int here = min(args.experts_per_page, count - begin);
       const uint8_t* page = await_page(b);
+#pragma unroll 1
       for (int i = 0; i < here; i += 2) {
         const bool two = i + 1 < here;
         DownProducts<kUnits> p, q;
@@ -470,18 +491,21 @@ __device__ void down_multiply(const ExpertsDownArgs& args, Block& b) {
 }
 
 __device__ inline void down_finish(const ExpertsDownArgs& args, Block& b) {
-  const int units = args.passes * args.units_per_pass, first = b.index * units;
+  const int units = args.passes * args.units_per_pass, first = b.index() * units;
   if (first >= args.units) return;
+#pragma unroll 1
   for (int u = 0; u < units; ++u) store_part(args.parts + static_cast<size_t>(first + u) * kPartFloats, take_over(b));
 }
 
 // The fetching warp: a page holds the units of several experts, one lane copies each.
 __device__ inline void down_fetch(const ExpertsDownArgs& args, Block& b, uint64_t policy, int count) {
-  int first = b.index * args.passes * args.units_per_pass;
+  int first = b.index() * args.passes * args.units_per_pass;
   if (first >= args.units) return;
   const int lane = threadIdx.x % 32;
   const uint32_t bytes = args.units_per_pass * kDownUnitBytes;
+#pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass, first += args.units_per_pass) {
+#pragma unroll 1
     for (int begin = 0; begin < count; begin += args.experts_per_page) {
       const int here = min(args.experts_per_page, count - begin);
       if (lane == 0) claim_page(b, bytes * here);

@@ -13,23 +13,26 @@ inline constexpr uint32_t kNoLogit = 100, kBadLogit = 101;  // Fault::code
 
 // --- a value per thread, over the block
 
-__device__ __forceinline__ bool any_thread(Block& b, bool x) {
+__device__ __forceinline__ bool any_thread(Place b, bool x) {
   const bool any = __any_sync(~0u, x);
   if (threadIdx.x % 32 == 0) b.shared.wide[threadIdx.x / 32] = any;
   math_sync();
   bool result = false;
+#pragma unroll 1
   for (int w = 0; w < kMathThreads / 32; ++w) result = result || b.shared.wide[w] != 0.0;
   math_sync();
   return result;
 }
 
-__device__ __forceinline__ double ordered_sum(Block& b, double x) {
+__device__ __forceinline__ double ordered_sum(Place b, double x) {
   b.shared.wide[threadIdx.x] = x;
   math_sync();
   if (threadIdx.x < 32) {
     double sum = 0.0;
+#pragma unroll 1
     for (int i = 0; i < kMathThreads / 32; ++i) sum += b.shared.wide[threadIdx.x * (kMathThreads / 32) + i];
     double total = 0.0;
+#pragma unroll 1
     for (int i = 0; i < 32; ++i) total += __shfl_sync(~0u, sum, i);
     if (threadIdx.x == 0) b.shared.wide[kMathThreads] = total;
   }
@@ -41,7 +44,7 @@ __device__ __forceinline__ double ordered_sum(Block& b, double x) {
 
 // The first in rank order of one (value, id) a thread.
 template <class T>
-__device__ __forceinline__ int best_of(Block& b, T value, int id) {
+__device__ __forceinline__ int best_of(Place b, T value, int id) {
 #pragma unroll
   for (int stride = 16; stride > 0; stride /= 2) {
     const T other = __shfl_xor_sync(~0u, value, stride);
@@ -53,6 +56,7 @@ __device__ __forceinline__ int best_of(Block& b, T value, int id) {
   math_sync();
   double best = b.shared.wide[0];
   int best_id = ids[0];
+#pragma unroll 1
   for (int w = 1; w < kMathThreads / 32; ++w)
     if (ranks_before(b.shared.wide[w], ids[w], best, best_id)) best = b.shared.wide[w], best_id = ids[w];
   math_sync();
@@ -71,11 +75,12 @@ __device__ __forceinline__ Ids own_ids(int vocab) {
 
 // --- logits
 
-__device__ inline void logits(const LogitsArgs& args, Block& b) {
+__device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
   const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const float factor = norm_factor(args.norm, row);
+  const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
   const int tiles = args.parts.tiling.tiles;
-  for (int tile = b.index; tile < tiles; tile += b.count) {
+#pragma unroll 1
+  for (int tile = b.index(); tile < tiles; tile += b.count()) {
     float acc[2];
     sum_parts(args.parts, tile, row * kTileRows + lane, 32, acc);
     float best = -INFINITY;
@@ -105,10 +110,11 @@ __device__ inline void logits(const LogitsArgs& args, Block& b) {
 }
 
 // The row's greedy token; -1 - kBadLogit or -1 - kNoLogit for a row that cannot be decoded.
-__device__ __forceinline__ int greedy_token(Block& b, const float* best, const int32_t* ids, int tiles) {
+__device__ __forceinline__ int greedy_token(Place b, const float* best, const int32_t* ids, int tiles) {
   float value = -INFINITY;
   int id = 0x7fffffff;
   bool bad = false;
+#pragma unroll 1
   for (int t = threadIdx.x; t < tiles; t += kMathThreads) {
     const float x = __ldcg(best + t);
     const int at = __ldcg(ids + t);
@@ -120,21 +126,15 @@ __device__ __forceinline__ int greedy_token(Block& b, const float* best, const i
   return refused ? -1 - static_cast<int>(kBadLogit) : alive ? token : -1 - static_cast<int>(kNoLogit);
 }
 
-__device__ __forceinline__ void refuse_row(Block& b, int token) {
+__device__ __forceinline__ void refuse_row(Place b, int token) {
   if (token < 0 && threadIdx.x == 0) ptx::stop(b.fault(), static_cast<ptx::Wait>(-1 - token), b.instruction);
 }
 
 // --- processed rows
 
-// Order-preserving integer of a logit; larger is larger. Equal for +0 and -0.
-__device__ __forceinline__ uint32_t order_key(float x) {
-  const uint32_t bits = __float_as_uint(x == 0.0f ? 0.0f : x);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
 // p of the row: temperature, top-k (ties keep the lowest ids), softmax, top-p (the shortest prefix, by probability and then id, whose mass reaches
 // it), renormalised. `top`: the largest logit. Order of filters and ties as in core/ and the CPU engine.
-__device__ inline void processed_row(Block& b, const float* logits, int vocab, int top, double* p) {
+__device__ __noinline__ void processed_row(Place b, const float* logits, int vocab, int top, double* p) {
   const double temperature = b.state->temperature, top_p = b.state->top_p;
   const Ids own = own_ids(vocab);
   const double highest = static_cast<double>(__ldcg(logits + top));
@@ -143,23 +143,28 @@ __device__ inline void processed_row(Block& b, const float* logits, int vocab, i
   uint32_t key_k = 0;       // tokens with a larger key are kept, and `ties_k` of those with this key
   int ties_k = vocab;
   if (limited) {
+#pragma unroll 1
     for (int bit = 31; bit >= 0; --bit) {  // the largest key that at least top_k tokens reach
       const uint32_t candidate = key_k | 1u << bit;
       int count = 0;
+#pragma unroll 1
       for (int i = own.first; i < own.end; ++i) count += order_key(__ldcg(logits + i)) >= candidate;
       if (ordered_sum(b, count) >= top_k) key_k = candidate;
     }
     int above = 0;
+#pragma unroll 1
     for (int i = own.first; i < own.end; ++i) above += order_key(__ldcg(logits + i)) > key_k;
     ties_k = top_k - static_cast<int>(ordered_sum(b, above));
   }
   // Which of this thread's tokens with the key `key` are among the first `ties` in id order.
   const auto ties_before = [&](uint32_t key, auto counts) {
     int mine = 0;
+#pragma unroll 1
     for (int i = own.first; i < own.end; ++i) mine += counts(i) && order_key(__ldcg(logits + i)) == key;
     b.shared.wide[threadIdx.x] = mine;
     math_sync();
     int before = 0;
+#pragma unroll 1
     for (int t = 0; t < static_cast<int>(threadIdx.x); ++t) before += static_cast<int>(b.shared.wide[t]);
     math_sync();
     return before;
@@ -167,6 +172,7 @@ __device__ inline void processed_row(Block& b, const float* logits, int vocab, i
   {
     int seen = limited ? ties_before(key_k, [](int) { return true; }) : 0;
     double mass = 0.0;
+#pragma unroll 1
     for (int i = own.first; i < own.end; ++i) {
       const float x = __ldcg(logits + i);
       const uint32_t key = order_key(x);
@@ -175,18 +181,22 @@ __device__ inline void processed_row(Block& b, const float* logits, int vocab, i
       mass += p[i];
     }
     mass = ordered_sum(b, mass);
+#pragma unroll 1
     for (int i = own.first; i < own.end; ++i) p[i] /= mass;
   }
   if (top_p >= 1.0) return;
   uint32_t key_p = 0;  // the largest key whose tokens and all above reach top_p
+#pragma unroll 1
   for (int bit = 31; bit >= 0; --bit) {
     const uint32_t candidate = key_p | 1u << bit;
     double mass = 0.0;
+#pragma unroll 1
     for (int i = own.first; i < own.end; ++i)
       if (order_key(__ldcg(logits + i)) >= candidate) mass += p[i];
     if (ordered_sum(b, mass) >= top_p) key_p = candidate;
   }
   double above = 0.0, one = 0.0;
+#pragma unroll 1
   for (int i = own.first; i < own.end; ++i) {
     const uint32_t key = order_key(__ldcg(logits + i));
     if (key > key_p) above += p[i];
@@ -195,12 +205,15 @@ __device__ inline void processed_row(Block& b, const float* logits, int vocab, i
   above = ordered_sum(b, above);
   b.shared.wide[threadIdx.x] = one;
   math_sync();
+#pragma unroll 1
   for (int t = 0; t < kMathThreads; ++t) one = fmax(one, b.shared.wide[t]);
   math_sync();
   int ties_p = 0;
+#pragma unroll 1
   for (double mass = above; mass < top_p && ties_p < vocab; ++ties_p) mass += one;
   int seen = ties_before(key_p, [&](int i) { return p[i] > 0.0; });
   double kept_mass = 0.0;
+#pragma unroll 1
   for (int i = own.first; i < own.end; ++i) {
     const uint32_t key = order_key(__ldcg(logits + i));
     const bool kept = key > key_p || (key == key_p && p[i] > 0.0 && seen++ < ties_p);
@@ -208,15 +221,17 @@ __device__ inline void processed_row(Block& b, const float* logits, int vocab, i
     kept_mass += p[i];
   }
   kept_mass = ordered_sum(b, kept_mass);
+#pragma unroll 1
   for (int i = own.first; i < own.end; ++i) p[i] /= kept_mass;
 }
 
 // The smallest id whose cumulative weight exceeds u x total; the last id with weight if rounding exhausts them.
 template <class Weight>
-__device__ inline int inverse_cdf(Block& b, int vocab, double u, Weight weight) {
+__device__ inline int inverse_cdf(Place b, int vocab, double u, Weight weight) {
   const Ids own = own_ids(vocab);
   double mine = 0.0;
   int last = -1;
+#pragma unroll 1
   for (int i = own.first; i < own.end; ++i) {
     const double w = weight(i);
     mine += w;
@@ -226,6 +241,7 @@ __device__ inline int inverse_cdf(Block& b, int vocab, double u, Weight weight) 
   b.shared.wide[threadIdx.x] = mine;
   math_sync();
   double before = 0.0, total = 0.0;
+#pragma unroll 1
   for (int t = 0; t < kMathThreads; ++t) {
     if (t == static_cast<int>(threadIdx.x)) before = total;
     total += b.shared.wide[t];
@@ -234,6 +250,7 @@ __device__ inline int inverse_cdf(Block& b, int vocab, double u, Weight weight) 
   const double target = u * total;
   int found = 0x7fffffff;
   double cumulative = before;
+#pragma unroll 1
   for (int i = own.first; i < own.end && found == 0x7fffffff; ++i) {
     const double w = weight(i);
     cumulative += w;
@@ -243,6 +260,7 @@ __device__ inline int inverse_cdf(Block& b, int vocab, double u, Weight weight) 
   ids[kMathThreads + threadIdx.x] = last;
   math_sync();
   int token = 0x7fffffff, fallback = -1;
+#pragma unroll 1
   for (int t = 0; t < kMathThreads; ++t) {
     token = min(token, ids[t]);
     fallback = max(fallback, ids[kMathThreads + t]);
@@ -252,9 +270,10 @@ __device__ inline int inverse_cdf(Block& b, int vocab, double u, Weight weight) 
 }
 
 // argmax(log p + Gumbel noise of the position).
-__device__ inline int gumbel_pick(Block& b, const double* p, int vocab, uint32_t position) {
+__device__ inline int gumbel_pick(Place b, const double* p, int vocab, uint32_t position) {
   double best = -INFINITY;
   int id = 0x7fffffff;
+#pragma unroll 1
   for (int i = threadIdx.x; i < vocab; i += kMathThreads) {
     if (!(p[i] > 0.0)) continue;
     const double score = log(p[i]) + gumbel(b.state->seed, position, static_cast<uint32_t>(i));
@@ -265,9 +284,9 @@ __device__ inline int gumbel_pick(Block& b, const double* p, int vocab, uint32_t
 
 // --- picks; block i looks at row i
 
-__device__ inline void pick_draft(const PickArgs& args, Block& b) {
+__device__ __noinline__ void pick_draft(const PickArgs& args, Place b) {
   SessionState& s = *b.state;
-  const int i = b.index;  // draft i stands at anchor + 1 + i, row i + 1 of the block
+  const int i = b.index();  // draft i stands at anchor + 1 + i, row i + 1 of the block
   if (i + 1 >= static_cast<int>(s.rows)) return;
   const int row = i + 1;
   const float* logits = args.logits + static_cast<size_t>(row) * args.vocab;
@@ -282,13 +301,14 @@ __device__ inline void pick_draft(const PickArgs& args, Block& b) {
                 ? gumbel_pick(b, q, args.vocab, position)
                 : inverse_cdf(b, args.vocab, uniform(s.seed, position, Stream::kDraftSample, s.round), [&](int t) { return q[t]; });
   }
+  if (s.proposals != nullptr) token = __ldg(s.proposals + s.start + row);
   if (threadIdx.x == 0) s.step[row] = token;
   if (i == 0 && threadIdx.x == 0) s.drafted_ns = ptx::nanoseconds();
 }
 
-__device__ inline void pick(const PickArgs& args, Block& b) {
+__device__ __noinline__ void pick(const PickArgs& args, Place b) {
   SessionState& s = *b.state;
-  const int row = b.index;
+  const int row = b.index();
   if (row >= static_cast<int>(s.rows) || (s.phase == Phase::kPrefill && row + 1 != static_cast<int>(s.rows))) return;
   const float* logits = args.logits + static_cast<size_t>(row) * args.vocab;
   int token = greedy_token(b, args.tile_best + row * args.tiles, args.tile_best_id + row * args.tiles, args.tiles);
@@ -315,6 +335,7 @@ __device__ inline void pick(const PickArgs& args, Block& b) {
       const auto residual = [&](int t) { return fmax(p[t] - __ldcg(q + t), 0.0); };
       const Ids own = own_ids(args.vocab);
       double mass = 0.0;
+#pragma unroll 1
       for (int t = own.first; t < own.end; ++t) mass += residual(t);
       const int corrected =
           ordered_sum(b, mass) > 0.0 ? inverse_cdf(b, args.vocab, u, residual) : inverse_cdf(b, args.vocab, u, of_p);
@@ -327,13 +348,14 @@ __device__ inline void pick(const PickArgs& args, Block& b) {
 
 // --- a toy: rows from a table, addressed by the last `order` tokens (the first of them the most significant)
 
-__device__ inline void toy(const ToyArgs& args, Block& b) {
+__device__ __noinline__ void toy(const ToyArgs& args, Place b) {
   const SessionState& s = *b.state;
-  const int row = b.index;
+  const int row = b.index();
   if (row >= static_cast<int>(s.rows)) return;
   // A draft's rows all follow the anchor; a target's row follows the tokens of the step up to it.
   const int upto = args.draft ? 0 : row;
   size_t context = 0;
+#pragma unroll 1
   for (int i = args.order - 1; i >= 0; --i) {
     const int at = static_cast<int>(s.start) + upto - i;
     const int32_t token = at < 0 ? 0 : at >= static_cast<int>(s.start) ? s.step[at - static_cast<int>(s.start)] : __ldcg(s.tokens + at);
@@ -345,6 +367,7 @@ __device__ inline void toy(const ToyArgs& args, Block& b) {
   float value = -INFINITY;
   int id = 0x7fffffff;
   bool bad = false;
+#pragma unroll 1
   for (int t = threadIdx.x; t < args.vocab; t += kMathThreads) {
     const float x = from[t];
     args.logits[static_cast<size_t>(row) * args.vocab + t] = x;

@@ -88,10 +88,9 @@ struct AttendArgs {
   const uint16_t *keys, *values;
   const float* sinks;    // [q_heads], or null
   Inputs out;            // k of the next linear = head * 128 + dimension
-  float* partial;        // [chunk][head][8][130]: 128 weighted sums, largest score, sum; null: one unit sees all keys
+  float* partial;        // [chunk of 128 keys][head][8][132]: weighted sums, largest score, sum of exponentials; null: one unit sees all keys
   int q_heads, kv_heads, head_dim, max_context;
   int window;            // 0: none
-  int chunk;             // keys of a unit, a multiple of 128, when `partial` is there
   bool both_ways;        // the draft's block: every row sees all rows
 };
 

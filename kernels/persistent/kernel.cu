@@ -38,7 +38,7 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b) {
       return ins.linear.format == Format::kE4m3 ? linear_multiply<Format::kE4m3>(ins.linear, b)
                                                 : linear_multiply<Format::kBf16>(ins.linear, b);
     case Op::kQkv: return qkv(ins.qkv, b);
-    case Op::kAttend: return attend(ins.attend, b);
+    case Op::kAttend: b.input_phase = attend(ins.attend, b, b.input_phase); return;
     case Op::kCombine: return combine(ins.attend, b);
     case Op::kReduce: return reduce(ins.reduce, b);
     case Op::kSwiglu: return swiglu(ins.swiglu, b);
@@ -98,11 +98,25 @@ struct Reader {
   __device__ __forceinline__ void store(int parity) { reinterpret_cast<uint2*>(slots + parity)[threadIdx.x % 32] = next; }
 };
 
-// Which part of the list the next pass runs; -1: none, the launch ends.
+// Into the trace, if there is one: the clock at `at`, and at `also` the same again or, for the beginning, the GPU's common clock. One thread of a role.
+__device__ __forceinline__ void record(const Program& program, int instruction, int at, int also) {
+  if (program.trace == nullptr || threadIdx.x % kFinishThreads != 0 || (threadIdx.x != 0 && at != 2)) return;
+  long long* trace = program.trace + (static_cast<size_t>(instruction) * gridDim.x + blockIdx.x) * 4;
+  trace[at] = clock64();
+  trace[also] = also == 3 ? static_cast<long long>(ptx::nanoseconds()) : trace[at];
+}
+
+// Where in the list the next pass begins: a block behind an anchor is drafted first.
+__device__ __forceinline__ int first_of_pass(const Launch& launch) {
+  volatile const SessionState* s = launch.state;
+  return s->phase == Phase::kDecode && s->rows > 1 ? 0 : launch.program.verify;
+}
+
+// The same, or -1: none, the launch ends.
 __device__ __forceinline__ int begin_pass(const Launch& launch, uint32_t first_round) {
   volatile const SessionState* s = launch.state;
   if (s->phase == Phase::kStopped || s->phase == Phase::kFull || s->round - first_round >= launch.rounds) return -1;
-  return s->phase == Phase::kDecode && s->rows > 1 ? 0 : launch.program.verify;
+  return first_of_pass(launch);
 }
 
 enum class Role { kMath, kFinish, kFetch };
@@ -116,17 +130,19 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
   Reader reader{program.list, b.shared.fetched[static_cast<int>(kRole)], {}};
   const uint32_t first_round = launch.state->round;
   uint32_t drafts = 0, verifies = 0;
-  const uint32_t* previous = nullptr;
+  int previous = -1;  // instruction to wait for
   uint32_t target = 0;
   const uint64_t policy = kRole == Role::kFetch ? ptx::evict_first() : 0;
+  if (alone && threadIdx.x == 0 && blockIdx.x == 0 && launch.only == first_of_pass(launch)) launch.state->began_ns = ptx::nanoseconds();
   int parity = 0;
 
   for (int pass = 0;; ++pass) {
     int begin = launch.only, end = launch.only + 1;
     if (!alone) {
       if (kRole == Role::kMath && threadIdx.x == 0) {
-        if (previous != nullptr) ptx::wait_counter(previous, target, b.fault(), ptx::Wait::kPrevious, b.instruction);
+        if (previous >= 0) ptx::wait_counter(program.done + previous * kLineWords, target, b.fault(), ptx::Wait::kPrevious, b.instruction);
         pass_begin[pass & 1] = begin_pass(launch, first_round);
+        if (pass == 0 && blockIdx.x == 0) launch.state->began_ns = ptx::nanoseconds();  // later rounds begin where the one before ended
         b.shared.rows = launch.state->rows;
         b.shared.start = launch.state->start;
       }
@@ -146,18 +162,16 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
       b.instruction = static_cast<uint32_t>(i);
       if (leads && i + 1 < end) reader.load(i + 1);
       const Instruction& ins = reader.slots[parity];
-      uint32_t* done = program.done + static_cast<size_t>(i) * kLineWords;
       if constexpr (kRole == Role::kMath) {
-        if (threadIdx.x == 0 && previous != nullptr)
-          ptx::wait_counter(previous, target, b.fault(), ptx::Wait::kPrevious, b.instruction);
+        if (threadIdx.x == 0 && previous >= 0)
+          ptx::wait_counter(program.done + previous * kLineWords, target, b.fault(), ptx::Wait::kPrevious, b.instruction);
         math_sync();
-        long long* trace = program.trace != nullptr && threadIdx.x == 0 ? program.trace + (static_cast<size_t>(i) * gridDim.x + blockIdx.x) * 3 : nullptr;
-        if (trace != nullptr) trace[0] = clock64();
+        record(program, i, 0, 3);
         math(ins, b);
-        if (trace != nullptr) trace[1] = trace[2] = clock64();
+        record(program, i, 1, 2);
         if (!is_product(ins.op)) {
           math_sync();
-          if (threadIdx.x == 0 && !alone) ptx::add_release(done, 1);
+          if (threadIdx.x == 0 && !alone) ptx::add_release(program.done + i * kLineWords, 1);
         }
       } else if constexpr (kRole == Role::kFinish) {
         finish_sync();
@@ -165,17 +179,16 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
           finish(ins, b);
           finish_sync();
           if (threadIdx.x % kFinishThreads == 0 && !alone) {
-            if (program.trace != nullptr) program.trace[(static_cast<size_t>(i) * gridDim.x + blockIdx.x) * 3 + 2] = clock64();
-            __threadfence();
-            ptx::add_release(done, 1);
+            record(program, i, 2, 2);
+            ptx::add_release(program.done + i * kLineWords, 1);
           }
         }
       } else {
         __syncwarp();
         if (ins.op == Op::kExpertsUp) experts = 0;
-        fetch(ins, b, policy, previous, target, experts);
+        fetch(ins, b, policy, previous >= 0 ? program.done + previous * kLineWords : nullptr, target, experts);
       }
-      previous = alone ? nullptr : done;
+      previous = alone ? -1 : i;
       target = (i < program.verify ? drafts : verifies) * gridDim.x;
       parity ^= 1;
       if (leads && i + 1 < end) reader.store(parity);
@@ -203,11 +216,16 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     ptx::fence_barrier_init();
   }
   __syncthreads();
-  Block b{shared, launch.state, launch.mailbox, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), 0, {}, {}, 0};
+  Block b{{shared, launch.state, launch.mailbox, 0}, {}, {}, 0};
   const int warp = threadIdx.x / 32;
-  if (warp < kFinishWarp) walk<Role::kMath>(launch, b, pass_begin);
-  else if (warp < kFetchWarp) walk<Role::kFinish>(launch, b, pass_begin);
-  else if (warp == kFetchWarp) walk<Role::kFetch>(launch, b, pass_begin);
+  if (warp < kFinishWarp) {
+    ptx::more_registers<208>();
+    walk<Role::kMath>(launch, b, pass_begin);
+  } else {
+    ptx::fewer_registers<88>();
+    if (warp < kFetchWarp) walk<Role::kFinish>(launch, b, pass_begin);
+    else if (warp == kFetchWarp) walk<Role::kFetch>(launch, b, pass_begin);
+  }
 }
 
 }  // namespace

@@ -14,7 +14,8 @@ struct Program {
   const Instruction* list;  // device
   int verify, count;
   uint32_t* done;           // [count], one line of 128 bytes each: blocks that have finished an instruction since the launch
-  long long* trace;         // [count][blocks][3]: the multiprocessor's clock when an instruction could begin, when its math and when its finishing were done; or null
+  long long* trace;         // [count][blocks][4]: the multiprocessor's clock when an instruction could begin, when its math and when its finishing were done, and
+                            // %globaltimer when it could begin; or null
 };
 
 inline constexpr int kLineWords = 32;

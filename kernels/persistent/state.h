@@ -29,6 +29,7 @@ struct SessionState {
   int32_t stop_ids[kMaxStopIds];
   uint32_t stop_count;
   int32_t* tokens;            // device, [max_context + 8]: prompt and output
+  const int32_t* proposals;   // device, [max_context + 8], by position: stand in for the draft's choices, made in full all the same; or null
 
   // Changes by round.
   Phase phase;

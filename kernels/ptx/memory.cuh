@@ -25,13 +25,15 @@ struct Fault {
 inline constexpr long long kWaitCycles = 4'000'000'000;  // about two seconds
 
 // Host-visible words of one kernel's fault; the first to fail writes them.
-__device__ __forceinline__ void stop(Fault* fault, Wait what, uint32_t detail) {
+[[noreturn]] __device__ __noinline__ static void stop(Fault* fault, Wait what, uint32_t detail) {
   if (atomicCAS(&fault->code, 0u, static_cast<uint32_t>(what)) == 0u) {
     fault->block = blockIdx.x;
     fault->detail = detail;
     __threadfence_system();
   }
   __trap();
+  for (;;) {
+  }
 }
 
 // Counts the cycles of one wait; asked only on the slow path.
@@ -71,6 +73,7 @@ __device__ __forceinline__ bool barrier_passed(uint64_t* barrier, uint32_t parit
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity, Fault* fault, Wait what, uint32_t detail) {
   if (barrier_passed(barrier, parity)) return;
   Watch watch;
+#pragma unroll 1
   while (!barrier_passed(barrier, parity)) watch.look(fault, what, detail);
 }
 
@@ -119,7 +122,6 @@ __device__ __forceinline__ void add_release(uint32_t* flag, uint32_t value) {
 
 // Waits until a counter that only grows (and wraps) has reached `target`.
 __device__ __forceinline__ void wait_counter(const uint32_t* counter, uint32_t target, Fault* fault, Wait what, uint32_t detail) {
-  if (static_cast<int32_t>(load_acquire(counter) - target) >= 0) return;
   Watch watch;
   while (static_cast<int32_t>(load_acquire(counter) - target) < 0) watch.look(fault, what, detail);
 }
@@ -129,6 +131,16 @@ __device__ __forceinline__ void wait_counter(const uint32_t* counter, uint32_t t
 template <int kId, int kThreads>
 __device__ __forceinline__ void group_sync() {
   asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
+}
+
+// Registers a thread of the calling warpgroup, all of whose warps must take part; what one gives up another can take.
+template <int kCount>
+__device__ __forceinline__ void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
 __device__ __forceinline__ uint64_t nanoseconds() {

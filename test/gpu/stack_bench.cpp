@@ -93,11 +93,12 @@ int main(int argc, char** argv) {
     size_t at = 0, seen = 0;
     for (size_t i = 0; i < trace.size() && seen < 3; ++i)
       if (std::strcmp(trace[i].op, "experts up") == 0) at = i, ++seen;
-    std::printf("around a mixture layer: math of block 0, median, slowest; stored by the slowest; next begins\n");
-    for (size_t i = at > 9 ? at - 9 : 0; i < std::min(at + 5, trace.size() - 1); ++i) {
+    std::printf("around a mixture layer: math of block 0, median, slowest; stored by the slowest; next begins; ns from the first block's begin to the last's\n");
+    for (size_t i = at > 13 ? at - 13 : 0; i < std::min(at + 5, trace.size() - 1); ++i) {
       std::vector<double> math(trace[i].math.begin(), trace[i].math.end());
-      std::printf("  %-13s %7lld %7.0f %7.0f  %7.0f  %7lld\n", trace[i].op, trace[i].math[0], median(math), most(trace[i].math), most(trace[i].done),
-                  trace[i + 1].began - trace[i].began);
+      const auto& ns = trace[i].began_ns;
+      std::printf("  %-13s %7lld %7.0f %7.0f  %7.0f  %7lld  %5lld\n", trace[i].op, trace[i].math[0], median(math), most(trace[i].math), most(trace[i].done),
+                  trace[i + 1].began - trace[i].began, *std::max_element(ns.begin(), ns.end()) - *std::min_element(ns.begin(), ns.end()));
     }
   } catch (const std::exception& error) {
     tally::that(false, "%s", error.what());
