@@ -87,7 +87,7 @@ class Array {
  public:
   Array() = default;
   explicit Array(size_t count) { grow(count); }
-  // A copy of host data, complete on return.
+  // A copy of host data. Complete once the device has been waited for: streams that do not block are not ordered behind it.
   explicit Array(const std::vector<T>& host) : Array(host.size()) {
     if (!host.empty()) check(cudaMemcpy(data(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "copying to the GPU");
   }

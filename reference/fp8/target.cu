@@ -41,7 +41,7 @@ struct TargetState final : SequenceState {
 
   Array<int32_t> ids, experts;
   Array<float> hidden, normed, normed_fp8, branch, qkv, scores, denominators, heads_out, heads_fp8, router, expert_weights, gate, up,
-      gate_fp8, expert_out, logits, taps;
+      gate_fp8, expert_out, logits, taps, cosine, sine;
   Array<uint8_t> touched;
 
   TargetState(const TargetPlan& plan, Activations activations)
@@ -210,6 +210,7 @@ Target::Target(Activations activations, TargetPlan plan, Weights weights, std::v
     rope_of_layer_.push_back(static_cast<size_t>(known - ropes_.begin()));
     if (known == ropes_.end()) ropes_.emplace_back(theta, dim);
   }
+  check(cudaDeviceSynchronize(), "copying weights to the GPU");
 }
 
 std::unique_ptr<SequenceState> Target::open() const { return std::make_unique<TargetState>(plan_, activations_); }
@@ -240,7 +241,10 @@ void Target::step(SequenceState& sequence, std::span<const int32_t> ids, size_t 
       sine.insert(sine.end(), row.sine.begin(), row.sine.end());
     }
   }
-  Array<float> all_cosine(cosine), all_sine(sine);
+  s.cosine.grow(cosine.size());
+  s.sine.grow(sine.size());
+  to_device(s.cosine.data(), cosine.data(), cosine.size(), s.stream);
+  to_device(s.sine.data(), sine.data(), sine.size(), s.stream);
 
   const Step step(activations_, plan_, s, rows);
   embedding(weights_.embedding, s.ids.data(), rows, s.hidden.data(), s.stream);
@@ -250,7 +254,7 @@ void Target::step(SequenceState& sequence, std::span<const int32_t> ids, size_t 
     const Layer& w = weights_.layers[l];
     const size_t at = turns_at[rope_of_layer_[l]];
     step.attention_branch(plan.attention, w.attention, step.norm(w.input_norm), s.cache[l],
-                          RopeTurns{all_cosine.data() + at, all_sine.data() + at, plan.attention.rotary_dim / 2});
+                          RopeTurns{s.cosine.data() + at, s.sine.data() + at, plan.attention.rotary_dim / 2});
     step.add_branch();
     const Input ffn_in = step.norm(w.post_attention_norm);
     if (plan.mixture) step.mixture_branch(plan, w, ffn_in, s.touched.data() + mixture_layer++ * plan_.experts);

@@ -52,6 +52,7 @@ class Guarded {
   static constexpr size_t kGuard = 1024;
   explicit Guarded(size_t count) : count_(count), memory_((count + 2 * kGuard) * sizeof(T)) {
     check(cudaMemset(memory_.data(), 0xff, memory_.bytes()), "poisoning");
+    check(cudaDeviceSynchronize(), "poisoning");  // streams that do not block do not wait for it either
   }
   explicit Guarded(const std::vector<T>& from) : Guarded(from.size()) {
     check(cudaMemcpy(data(), from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "copying");

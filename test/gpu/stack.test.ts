@@ -62,7 +62,8 @@ describe.skipIf(missing !== null)(`stack-cuda, ${missing === null ? 'on this GPU
         // What was emitted had a probability.
         for (const [i, token] of round.committed.entries())
           expect(round.replay!.p[i]![token]!).toBeGreaterThan(-Infinity);
-        expect(round.deviceNs!.total).toBeGreaterThan(0);
+        const { draft, verify, total } = round.hostNs;
+        expect(draft + verify).toBeLessThanOrEqual(total);
       }
     },
   );
