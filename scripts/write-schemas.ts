@@ -1,6 +1,7 @@
 /** Writes schemas/*.schema.json from the definitions. A test fails when a committed file is not what this would write. */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { SCHEMA_NAMES, schemaText } from '../harness/bundle/schemas.ts';
+import { mutantsSchemaText } from '../harness/mutants/schema.ts';
 import { fixtureSchemaText } from '../harness/oracle/fixture.ts';
 
 mkdirSync('schemas', { recursive: true });
@@ -9,3 +10,4 @@ for (const name of SCHEMA_NAMES) {
   process.stderr.write(`schemas/${name}.schema.json\n`);
 }
 writeFileSync('schemas/fixture.schema.json', fixtureSchemaText());
+writeFileSync('schemas/mutants.schema.json', mutantsSchemaText());
