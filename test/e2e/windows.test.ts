@@ -133,7 +133,7 @@ describe('usage', () => {
     [['score', '--checkpoint', '/no/such/folder', '--tokens', 'x'], /no such checkpoint/],
     [['audit', '--tokens', '12abc'], /whole number/],
     [['audit', '--seed', '18446744073709551616'], /18446744073709551615/],
-    [['generate'], /either --prompt or --messages/],
+    [['generate'], /one of --prompt, --messages and --ids/],
     [['generate', '--prompt', 'x', '--top-p', '0'], /number above 0/],
     [['schema', 'nothing'], /there is no schema/],
     [['report', '/no/such/run'], /not a run directory/],

@@ -179,10 +179,13 @@ describe('a JavaScript module', () => {
   it('as documented passes', async () => {
     const result = await judged(moduleOf('whole'));
     expect(result.checks.filter((check) => check.outcome !== 'consistent').map((check) => check.id)).toEqual([
+      'reference scores', // nobody stated what it should give
       'law drafts', // its drafts are not sampled
       'toys', // it opens none
       'boundary rows',
       'boundary numbers',
+      'acceptance floor', // nor its acceptance
+      'reference drafts', // nor its drafts
     ]);
     expect(result.verdict).toBe('passed');
   });
