@@ -14,8 +14,8 @@ export function startForeignLoad(): () => number {
   };
 }
 
-/** Names of programs other than `own` that hold a GPU, by nvidia-smi; null where there is no such tool or no driver. */
-export function gpuProcesses(own: readonly number[] = [process.pid]): string[] | null {
+/** Names of programs that hold a GPU, by nvidia-smi; null without the tool or a driver. `own`: this process and the idle audit that started it. */
+export function gpuProcesses(own: readonly number[] = [process.pid, process.ppid]): string[] | null {
   try {
     const text = execFileSync('nvidia-smi', ['--query-compute-apps=pid,process_name', '--format=csv,noheader'], {
       encoding: 'utf8',
