@@ -12,7 +12,7 @@ import { DEFAULT_PLAN, type PlanOptions, QUICK_PLAN } from '../../harness/plan.t
 import { exitCodeOf } from '../../harness/report/build.ts';
 import { loadClaims } from '../../harness/suite/claims.ts';
 import { loadTokenizer } from '../../harness/suite/tokenizer.ts';
-import { addonFile } from '../../native/addon.ts';
+import { addonFile, cudaAddonFile } from '../../native/addon.ts';
 import { EXIT } from '../support/exit.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { machine } from '../support/machine.ts';
@@ -157,7 +157,7 @@ async function run(options: Options): Promise<void> {
           cards: Object.values(engines).flatMap((arms) =>
             Object.values(arms).map(({ card }) => EngineCardRow.parse(card)),
           ),
-          binaries: [addonFile()],
+          binaries: [options.engine === 'cpu' ? addonFile() : cudaAddonFile()],
           kernels: [],
           also: (provenance) => ({
             ...provenance,
