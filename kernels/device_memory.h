@@ -15,6 +15,13 @@ inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw DeviceError(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
+// A copy to the device that has arrived when it returns. cudaMemcpy from pageable memory alone only promises that the source can be
+// reused, and sequences run on streams that do not wait for the default one.
+inline void copy_in(void* to, const void* from, size_t bytes, const char* what) {
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), what);
+  check(cudaStreamSynchronize(nullptr), what);
+}
+
 // Zeroed at birth; freed at death.
 template <class T>
 class Device {
@@ -24,9 +31,10 @@ class Device {
     if (count == 0) return;
     check(cudaMalloc(&data_, count * sizeof(T)), "device memory");
     check(cudaMemset(data_, 0, count * sizeof(T)), "device memory");
+    check(cudaStreamSynchronize(nullptr), "device memory");
   }
   explicit Device(const std::vector<T>& values) : Device(values.size()) {
-    if (!values.empty()) check(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice), "copy to device");
+    if (!values.empty()) copy_in(data_, values.data(), bytes(), "copy to device");
   }
   Device(Device&& other) noexcept : data_(other.data_), count_(other.count_) { other.data_ = nullptr, other.count_ = 0; }
   Device& operator=(Device&& other) noexcept {

@@ -806,8 +806,8 @@ SessionImpl::SessionImpl(std::shared_ptr<StackImpl> stack, const Request& reques
   s.rows = std::min<uint32_t>(kRows, s.prompt_length);
   for (uint32_t i = 0; i < s.rows; ++i) s.step[i] = request.prompt[i];
   for (const LayerShape& l : stack_->target_.layers) s.mixture_layers += l.mixture;
-  check(cudaMemcpy(tokens_.get(), request.prompt.data(), request.prompt.size() * 4, cudaMemcpyHostToDevice), "the prompt");
-  check(cudaMemcpy(state_.get(), &s, sizeof s, cudaMemcpyHostToDevice), "the sequence");
+  copy_in(tokens_.get(), request.prompt.data(), request.prompt.size() * 4, "the prompt");
+  copy_in(state_.get(), &s, sizeof s, "the sequence");
 }
 
 SessionImpl::~SessionImpl() {
@@ -831,7 +831,7 @@ std::unique_ptr<StackSession> SessionImpl::fork() const {
     check(cudaMemcpy(copy->proposals_.get(), proposals_.get(), proposals_.bytes(), cudaMemcpyDeviceToDevice), "fork");
     s.proposals = copy->proposals_.get();
   }
-  check(cudaMemcpy(copy->state_.get(), &s, sizeof s, cudaMemcpyHostToDevice), "fork");
+  copy_in(copy->state_.get(), &s, sizeof s, "fork");
   copy->rounds_read_ = rounds_read_;
   copy->finished_ = finished_;
   return copy;
@@ -927,7 +927,7 @@ void SessionImpl::force(int, int, uint32_t start, uint32_t rows, const int32_t* 
   s.prompt_length = start + rows + 1;  // never the last part: accept only moves on
   s.length = start + rows;
   for (uint32_t i = 0; i < rows; ++i) s.step[i] = ids[i];
-  check(cudaMemcpy(state_.get(), &s, sizeof s, cudaMemcpyHostToDevice), "the sequence");
+  copy_in(state_.get(), &s, sizeof s, "the sequence");
   pass_by_instruction(false);
   check_fault(cudaStreamSynchronize(stream_));
 }

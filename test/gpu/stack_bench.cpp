@@ -66,10 +66,28 @@ int main(int argc, char** argv) {
           }
         }
         if (expected.empty()) expected = out;
-        tally::that(out == expected, "block %d: other tokens than plain decoding", block);
+        size_t same = 0;
+        while (same < std::min(out.size(), expected.size()) && out[same] == expected[same]) ++same;
+        tally::that(out == expected, "block %d: other tokens than plain decoding, from token %zu of %zu", block, same, expected.size());
         std::printf("block %d %-9s %4zu rounds, %.2f tokens a round, draft %7.1f us, verify %7.1f us, %.1f experts a layer\n", block,
                     mode == Mode::kResident ? "resident" : mode == Mode::kGraph ? "graph" : "ops", rounds,
                     static_cast<double>(out.size()) / static_cast<double>(rounds), median(draft_us), median(verify_us), median(experts));
+      }
+    }
+    // Rows alone and in company, over the prompt and the first tokens behind it.
+    {
+      std::vector<int32_t> ids = request.prompt;
+      ids.insert(ids.end(), expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(expected.size(), 100)));
+      const std::vector<float> alone = stack->score(ids, 1);
+      for (const int chunk : {1, 2, 3, 8}) {
+        const std::vector<float> other = stack->score(ids, chunk);
+        size_t rows = 0, first = ids.size();
+        for (size_t r = 0; r < ids.size(); ++r) {
+          if (std::memcmp(other.data() + r * target.vocab, alone.data() + r * target.vocab, static_cast<size_t>(target.vocab) * 4) == 0) continue;
+          ++rows;
+          first = std::min(first, r);
+        }
+        tally::that(rows == 0, "%zu of %zu rows have other bits in steps of %d than alone, first row %zu", rows, ids.size(), chunk, first);
       }
     }
     request.block_size = 8;
