@@ -18,7 +18,7 @@ import { ROOT } from './repository.ts';
 const CHECKPOINT = join(NANO, 'fp4');
 /** What `kilotoken verify` takes for these weights where the caller states nothing. */
 const ACCEPTANCE = join(ROOT, 'results/calibration/acceptance.json');
-const SCORES = join(ROOT, 'results/calibration/scores.json');
+const SCORES = join(ROOT, 'results/calibration/scores-2.json');
 const PROMPTS_A_SUITE = 10;
 /** Longer prompts cost time and show nothing more. */
 const LONGEST_PROMPT = 256;
