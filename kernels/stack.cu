@@ -99,7 +99,7 @@ class SessionImpl final : public StackSession {
   std::vector<TraceEntry> trace() override;
 
   // One pass of the verify part for rows start .. start + rows of the prompt, without deciding anything.
-  void force(int begin, int end, uint32_t start, uint32_t rows, const int32_t* ids);
+  void force(uint32_t start, uint32_t rows, const int32_t* ids);
 
  private:
   SessionImpl(std::shared_ptr<StackImpl> stack);
@@ -582,7 +582,7 @@ std::vector<Instruction> StackImpl::instructions(const Caches& caches, int& veri
   const Workspace& w = work_;
   const auto pick = [&](Op op) {
     Instruction ins = blank(op, 0);
-    ins.pick = {op == Op::kPickDraft ? w.draft_logits.get() : w.logits.get(), w.tile_best.get(), w.tile_best_id.get(), w.draft_logits.get(),
+    ins.pick = {op == Op::kPickDraft ? w.draft_logits.get() : w.logits.get(), w.tile_best.get(), w.tile_best_id.get(),
                 w.row.get(), w.draft_row.get(), target_.vocab, is_toy_ ? 1 : head_.tiling.tiles};
     return ins;
   };
@@ -637,10 +637,10 @@ std::vector<Instruction> StackImpl::instructions(const Caches& caches, int& veri
     list.push_back(ins);
     list.push_back(linear(ffn.down, layer));
   };
-  const auto head = [&](const Norm& norm, float* logits, bool draft) {
+  const auto head = [&](const Norm& norm, float* logits) {
     list.push_back(linear(head_, 0));
     Instruction ins = blank(Op::kLogits, 0);
-    ins.logits = {{w.parts.get(), head_.tiling}, norm, logits, w.tile_best.get(), w.tile_best_id.get(), target_.vocab, draft ? 1 : 0};
+    ins.logits = {{w.parts.get(), head_.tiling}, norm, logits, w.tile_best.get(), w.tile_best_id.get(), target_.vocab};
     list.push_back(ins);
   };
 
@@ -659,7 +659,7 @@ std::vector<Instruction> StackImpl::instructions(const Caches& caches, int& veri
       list.push_back(reduce(layer.dense.down.tiling, last ? draft_final_norm_.get() : draft_layers_[l + 1].input_norm.get(),
                             inputs_for(last ? head_.format : draft_layers_[l + 1].qkv.format), l));
     }
-    head(norm, w.draft_logits.get(), true);
+    head(norm, w.draft_logits.get());
     list.push_back(pick(Op::kPickDraft));
   }
   verify = static_cast<int>(list.size());
@@ -706,7 +706,7 @@ std::vector<Instruction> StackImpl::instructions(const Caches& caches, int& veri
     }
     list.push_back(ins);
   }
-  head(norm, w.logits.get(), false);
+  head(norm, w.logits.get());
   list.push_back(pick(Op::kPick));
   if (has_draft_) {
     // The draft's context: features of all rows; those behind a refused draft are overwritten by the next round.
@@ -752,7 +752,7 @@ std::vector<float> StackImpl::score(const std::vector<int32_t>& ids, int chunk) 
   const std::lock_guard lock(busy_);
   for (size_t begin = 0; begin < ids.size(); begin += chunk) {
     const size_t rows = std::min<size_t>(chunk, ids.size() - begin);
-    s.force(0, -1, static_cast<uint32_t>(begin), static_cast<uint32_t>(rows), ids.data() + begin);
+    s.force(static_cast<uint32_t>(begin), static_cast<uint32_t>(rows), ids.data() + begin);
     const std::vector<float> out = s.logits(false);
     all.insert(all.end(), out.begin(), out.begin() + static_cast<std::ptrdiff_t>(rows * target_.vocab));
   }
@@ -919,7 +919,7 @@ std::vector<StackRound> SessionImpl::run(int rounds, Mode mode) {
   return out;
 }
 
-void SessionImpl::force(int, int, uint32_t start, uint32_t rows, const int32_t* ids) {
+void SessionImpl::force(uint32_t start, uint32_t rows, const int32_t* ids) {
   SessionState s = read_state();
   s.phase = Phase::kPrefill;
   s.start = start;

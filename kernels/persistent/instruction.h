@@ -96,8 +96,6 @@ struct AttendArgs {
 
 struct ReduceArgs {
   Parts parts;
-  const float* part_norm_squares;  // a Norm for the parts when width > 0
-  Norm norm;
   float* residual;           // [8][hidden]; null: starts from zero and is not kept
   const float* norm_weight;  // [hidden]; null: no inputs are made, only taps
   float* squares;
@@ -152,14 +150,13 @@ struct LogitsArgs {
   float* logits;             // [8][vocab]
   float* tile_best;          // [8][tiles]: largest logit
   int32_t* tile_best_id;
-  int vocab, first_row;      // vocab: padded rows of the last tile are left out
+  int vocab;                 // padded rows of the last tile are left out
 };
 
 struct PickArgs {
   const float* logits;
   const float* tile_best;
   const int32_t* tile_best_id;
-  const float* draft_logits; // kPick: of the draft's rows, row i for the draft at i + 1
   double* row;               // [8][vocab] scratch: p
   double* draft_row;         // [8][vocab]: q, written by kPickDraft, read by kPick
   int vocab, tiles;
