@@ -4,15 +4,13 @@
  * signature.json only tells keys apart.
  */
 import { createPrivateKey, createPublicKey, type KeyObject, sign, verify } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { InputError } from '../engine.ts';
 import { canonicalJson } from '../suite/canonical.ts';
 import { writeWhole } from './disk.ts';
-import { validated } from './row-reader.ts';
 import { Digest } from './rows.ts';
-import { readTree, SIGNATURE_FILE, type Tree } from './tree.ts';
+import { readCanonical, readTree, SIGNATURE_FILE, type Tree } from './tree.ts';
 
 export const SIGNATURE_SCHEMA_ID = 'kilotoken/signature@1';
 
@@ -46,18 +44,7 @@ export function signBundle(directory: string, pem: string): Signature {
 
 /** signature.json; null when there is none. Throws InputError when it is not the canonical form of a signature. */
 export function readSignature(directory: string): Signature | null {
-  const path = join(directory, SIGNATURE_FILE);
-  if (!existsSync(path)) return null;
-  const bytes = readFileSync(path);
-  let value: unknown;
-  try {
-    value = JSON.parse(bytes.toString('utf8'));
-  } catch {
-    throw new InputError(`${path} is not JSON`);
-  }
-  const signature = validated(Signature, value, path);
-  if (!bytes.equals(Buffer.from(canonicalJson(signature)))) throw new InputError(`${path} is not in canonical form`);
-  return signature;
+  return readCanonical(join(directory, SIGNATURE_FILE), Signature);
 }
 
 /** What is wrong with a signature, one line each. `pem`: the key the reader trusts; null: any key will do. */

@@ -43,9 +43,8 @@ export async function sealBundle(directory: string): Promise<Tree> {
   return tree;
 }
 
-/** tree.json as stored; null when there is none. Throws InputError when it is not the canonical form of a tree. */
-export function readTree(directory: string): Tree | null {
-  const path = join(directory, TREE_FILE);
+/** A document whose bytes are the canonical form of what they say; null when the file is not there. Throws InputError for any other bytes. */
+export function readCanonical<T>(path: string, schema: z.ZodType<T>): T | null {
   if (!existsSync(path)) return null;
   const bytes = readFileSync(path);
   let value: unknown;
@@ -54,9 +53,14 @@ export function readTree(directory: string): Tree | null {
   } catch {
     throw new InputError(`${path} is not JSON`);
   }
-  const tree = validated(Tree, value, path);
-  if (!bytes.equals(Buffer.from(canonicalJson(tree)))) throw new InputError(`${path} is not in canonical form`);
-  return tree;
+  const document = validated(schema, value, path);
+  if (!bytes.equals(Buffer.from(canonicalJson(document)))) throw new InputError(`${path} is not in canonical form`);
+  return document;
+}
+
+/** tree.json as stored; null when there is none. Throws InputError when it is not the canonical form of a tree. */
+export function readTree(directory: string): Tree | null {
+  return readCanonical(join(directory, TREE_FILE), Tree);
 }
 
 /** What differs between the tree and the files, one line each; empty when nothing does. */

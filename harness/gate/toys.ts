@@ -11,6 +11,7 @@ import { Random } from '../stats/philox.ts';
 import { firstDifference } from '../verify/equality.ts';
 import { RoundLaws, rowsOf } from '../verify/round-laws.ts';
 import type { Budget } from './budget.ts';
+import { concluded } from './conformance.ts';
 import type { GatePrompt, Observed, Observer } from './observer.ts';
 import { ReplayJudge, type RowsOfRound } from './replaying.ts';
 import type { Check } from './result.ts';
@@ -238,18 +239,7 @@ function toyCheck(
   problems: readonly string[],
   { n, of, fine, would }: { readonly n: number; readonly of: string; readonly fine: string; readonly would: string },
 ): Check {
-  const first = problems[0];
-  return {
-    id,
-    question,
-    outcome: first !== undefined ? 'refuted' : n === 0 ? 'not testable here' : 'consistent',
-    evidence: first === undefined ? fine : `${problems.length} found; first: ${first}.`,
-    wouldHaveCaught: first === undefined && n > 0 ? would : null,
-    n,
-    of,
-    logE: null,
-    decisive: false,
-  };
+  return concluded({ id, question, would, of }, n, problems, fine);
 }
 
 function cardProblems(name: string, speculative: Engine, plain: Engine, engine: Engine, toy: Toy): string[] {
