@@ -24,7 +24,7 @@ class Record:
         self._write({"row": fields})
 
     def left_out(self, why: str, **fields) -> None:
-        self._write({"leftOut": {**fields, "why": why.strip().splitlines()[0][:240] if why.strip() else "no reason given"}})
+        self._write({"leftOut": {**fields, "why": " ".join(why.split())[:300]}})
 
     def _write(self, value) -> None:
         self._file.write(json.dumps(value) + "\n")
