@@ -1,0 +1,213 @@
+/**
+ * A machine without GPUs that behaves as one should, or with one known fault, so that everything around the kernels can be tested: its
+ * tokens are a hash of model and position, its times a formula. No number it gives says anything about a real machine.
+ */
+import { createHash } from 'node:crypto';
+import { EnvironmentError, InputError } from '../../engine.ts';
+import { Random } from '../../stats/philox.ts';
+import {
+  DeviceError,
+  type NodeCapabilities,
+  type NodeDescription,
+  type NodeMachine,
+  type NodeModel,
+  type NodeModelSpec,
+  type NodeRequest,
+  type NodeRound,
+  type NodeSequence,
+} from './machine.ts';
+import { gpuBytes, mixtureLayers, PRO, stepBytes } from './shape.ts';
+
+export type FakeFault =
+  /** With speculation, the token at this place of a long output is another one. */
+  | { readonly kind: 'wrong-token'; readonly place: number }
+  /** One GPU reads at this share of the others' rate, and all wait for it. */
+  | { readonly kind: 'slow-gpu'; readonly gpu: number; readonly share: number }
+  /** The n-th generation faults inside the kernel. */
+  | { readonly kind: 'kernel-fault'; readonly generation: number; readonly message: string }
+  | { readonly kind: 'nan-time'; readonly generation: number }
+  /** One draft more than was right counts as accepted in one round, the tokens being those of the record. */
+  | { readonly kind: 'accepts-wrong' }
+  /** The same request gives other bits the second time. */
+  | { readonly kind: 'other-bits' }
+  /** A decode step never ends. */
+  | { readonly kind: 'hangs'; readonly generation: number }
+  | { readonly kind: 'foreign-memory'; readonly gpu: number; readonly bytes: number }
+  | { readonly kind: 'no-peer'; readonly from: number; readonly to: number }
+  /** Says it has room and then has not. */
+  | { readonly kind: 'out-of-memory'; readonly layers: number };
+
+export interface FakeOptions {
+  readonly gpus?: number;
+  readonly memory?: number;
+  readonly name?: string;
+  readonly capabilities?: Partial<NodeCapabilities>;
+  readonly readCeiling?: boolean;
+  readonly fault?: FakeFault;
+  /** Clock of the run, moved forward by what the formula says a call took; null: calls take no time. */
+  readonly clock?: FakeClock;
+}
+
+/** A monotonic clock that moves only when told. */
+export class FakeClock {
+  #ns = 0n;
+  readonly now = (): bigint => this.#ns;
+  advance(ns: number): void {
+    this.#ns += BigInt(Math.round(ns));
+  }
+}
+
+/** Bytes a second of one fake GPU. */
+const READ_RATE = 4e12;
+const ALL: NodeCapabilities = { fp8Experts: null, reference: null, filledContext: null, sharedRouting: null };
+
+export class FakeMachine implements NodeMachine {
+  readonly #options: FakeOptions;
+  #generations = 0;
+  readonly readCeiling?: NonNullable<NodeMachine['readCeiling']>;
+
+  constructor(options: FakeOptions = {}) {
+    this.#options = options;
+    if (options.readCeiling !== false) {
+      this.readCeiling = async (gpus) => ({
+        bytesPerSecond: Array.from({ length: gpus }, (_, gpu) => READ_RATE * this.#share(gpu)),
+        method: 'a formula of a fake',
+      });
+    }
+  }
+
+  #share(gpu: number): number {
+    const { fault } = this.#options;
+    return fault?.kind === 'slow-gpu' && fault.gpu === gpu ? fault.share : 1;
+  }
+
+  async describe(): Promise<NodeDescription> {
+    const { gpus = 8, memory = 150.75e9, name = 'Fake GPU', capabilities, fault } = this.#options;
+    return {
+      lack: gpus === 0 ? 'no GPU is visible to the driver' : '',
+      gpus: Array.from({ length: gpus }, (_, index) => ({
+        index,
+        name,
+        memory,
+        freeMemory: memory - 0.5e9 - (fault?.kind === 'foreign-memory' && fault.gpu === index ? fault.bytes : 0),
+        peers: Array.from({ length: gpus }, (_, to) => to).filter(
+          (to) => to !== index && !(fault?.kind === 'no-peer' && fault.from === index && fault.to === to),
+        ),
+      })),
+      capabilities: { ...ALL, ...capabilities },
+      buildDigest: `sha256:${createHash('sha256').update('fake').digest('hex')}`,
+    };
+  }
+
+  async open(spec: NodeModelSpec): Promise<NodeModel> {
+    const { memory = 150.75e9, capabilities, fault } = this.#options;
+    const refused = spec.engine === 'reference' ? capabilities?.reference : null;
+    if (refused != null) throw new EnvironmentError(refused);
+    const need = gpuBytes({ ...spec, draft: spec.engine === 'stack' });
+    if (need > memory || (fault?.kind === 'out-of-memory' && spec.layers >= fault.layers)) {
+      throw new EnvironmentError(`out of memory: ${need} bytes of ${memory}`);
+    }
+    this.#options.clock?.advance(2e9);
+    return {
+      weightBytes: Math.round(need * 0.9),
+      generate: (request) => this.#generate(spec, request),
+      close: async () => {},
+    };
+  }
+
+  async #generate(spec: NodeModelSpec, request: NodeRequest): Promise<NodeSequence> {
+    const { fault, clock } = this.#options;
+    const number = this.#generations++;
+    if (request.prompt.length + request.filledContext + request.maxTokens > spec.maxContext)
+      throw new InputError('the request exceeds the context of the model');
+    const context = request.prompt.length + request.filledContext;
+    const random = new Random('7', number);
+    const rounds = roundsOf(spec, request, context, random, fault, number, Math.min(...this.#shares(spec.gpus)));
+    clock?.advance(5e6);
+    const elapsed = rounds.reduce((sum, round) => sum + round.draftNs + round.verifyNs, 0);
+    const text = JSON.stringify([rounds.map((round) => round.committed), fault?.kind === 'other-bits' ? number : 0]);
+    return {
+      first: rounds[0]!,
+      decode: async () => {
+        if (fault?.kind === 'hangs' && fault.generation === number) return new Promise(() => {});
+        if (fault?.kind === 'kernel-fault' && fault.generation === number) throw new DeviceError(fault.message);
+        clock?.advance((Number.isFinite(elapsed) ? elapsed : 1e6) + 20e3);
+        return rounds.slice(1);
+      },
+      logitsDigest: async () => `sha256:${createHash('sha256').update(text).digest('hex')}`,
+      close: async () => {},
+    };
+  }
+
+  #shares(gpus: number): number[] {
+    return Array.from({ length: gpus }, (_, gpu) => this.#share(gpu));
+  }
+}
+
+/** The token of a place in the output: of model and context, never of how it was reached. */
+function tokenOf(spec: NodeModelSpec, context: number, place: number): number {
+  const key = JSON.stringify([
+    spec.engine,
+    spec.experts,
+    spec.layers,
+    spec.gpus,
+    spec.sharedRouting,
+    spec.seed,
+    context,
+  ]);
+  return createHash('sha256').update(`${key}/${place}`).digest().readUInt32LE(0) % PRO.vocab;
+}
+
+function roundsOf(
+  spec: NodeModelSpec,
+  request: NodeRequest,
+  context: number,
+  random: Random,
+  fault: FakeFault | undefined,
+  number: number,
+  share: number,
+): NodeRound[] {
+  const { block, proposals, maxTokens } = request;
+  const token = (place: number): number => {
+    const right = tokenOf(spec, context, place);
+    return fault?.kind === 'wrong-token' && block > 1 && fault.place === place && maxTokens > 512
+      ? (right + 1) % PRO.vocab
+      : right;
+  };
+  const times = (anchor: number, rows: number): { draftNs: number; verifyNs: number; distinctExperts: number[] } => {
+    const expected = PRO.experts * (1 - (1 - PRO.expertsPerToken / PRO.experts) ** rows);
+    const choice = new Random('11', anchor);
+    const most = rows * PRO.expertsPerToken;
+    const distinctExperts = Array.from({ length: mixtureLayers(spec.layers) }, () => {
+      const touched = Math.round((1 - 0.3 * spec.sharedRouting) * expected + choice.uniform() * 4 - 2);
+      return Math.min(most, Math.max(PRO.expertsPerToken, touched));
+    });
+    const distinct = distinctExperts.reduce((a, b) => a + b, 0) / Math.max(1, distinctExperts.length);
+    const bytes = stepBytes({ ...spec, speculation: block > 1, distinct, context });
+    const slow = spec.engine === 'reference' ? 8 : { ops: 3, graph: 1.6, resident: 1.3 }[request.mode];
+    const ns = (part: number): number =>
+      Math.round((part / (spec.gpus * READ_RATE * share)) * 1e9 * slow * (0.98 + 0.04 * random.uniform()));
+    const nan = fault?.kind === 'nan-time' && fault.generation === number;
+    return { draftNs: nan ? Number.NaN : ns(bytes.draft), verifyNs: ns(bytes.total - bytes.draft), distinctExperts };
+  };
+  const rounds: NodeRound[] = [
+    { committed: [token(0)], drafted: [], accepted: 0, finish: maxTokens === 1 ? 'length' : null, ...times(0, 1) },
+  ];
+  let cheated = false;
+  for (let anchor = 0; anchor < maxTokens - 1; ) {
+    const place = anchor;
+    const drafted = proposals === null || block === 1 ? [] : proposals.slice(anchor + 1, anchor + block);
+    let accepted = 0;
+    while (accepted < drafted.length && drafted[accepted] === token(anchor + 1 + accepted)) accepted += 1;
+    if (fault?.kind === 'accepts-wrong' && !cheated && accepted > 0 && accepted < drafted.length && anchor > 8) {
+      cheated = true;
+      accepted += 1;
+    }
+    const left = maxTokens - 1 - anchor;
+    const committed = Array.from({ length: Math.min(accepted + 1, left) }, (_, i) => token(anchor + 1 + i));
+    anchor += committed.length;
+    const finish = anchor === maxTokens - 1 ? 'length' : null;
+    rounds.push({ committed, drafted, accepted, finish, ...times(place, drafted.length + 1) });
+  }
+  return rounds;
+}

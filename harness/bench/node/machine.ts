@@ -1,0 +1,114 @@
+/**
+ * The seam of the node benchmark: a machine with some GPUs that can hold a model of the 1.02 T shape and decode with it. As in
+ * harness/engine.ts, token ids go in and token ids come out; nothing here names an implementation. A fake (fake.ts) and the addon
+ * (native/node.ts, put behind this by bin/) are the same thing to the runner.
+ */
+
+/** What runs: the stack, or the plain reference beside it. */
+export type NodeEngine = 'stack' | 'reference';
+export type ExpertFormat = 'mxfp4' | 'fp8';
+/** How rounds are launched: one launch an operation, a CUDA graph a round, or one resident kernel for all of them. */
+export type LaunchMode = 'ops' | 'graph' | 'resident';
+
+export interface NodeGpu {
+  readonly index: number;
+  readonly name: string;
+  /** Bytes; free as the driver says before anything of this run lies on it. */
+  readonly memory: number;
+  readonly freeMemory: number;
+  /** Indices of the GPUs it can read and write directly. */
+  readonly peers: readonly number[];
+}
+
+export interface NodeCapabilities {
+  /** Null: it can. Else why not, in words that complete "not measured: ...". */
+  readonly fp8Experts: string | null;
+  readonly reference: string | null;
+  readonly filledContext: string | null;
+  readonly sharedRouting: string | null;
+}
+
+export interface NodeDescription {
+  /** Why nothing can run here; empty when something can. */
+  readonly lack: string;
+  readonly gpus: readonly NodeGpu[];
+  readonly capabilities: NodeCapabilities;
+  /** `sha256:<hex>` of what was built. */
+  readonly buildDigest: string;
+}
+
+/** A model as it is opened: tensor-parallel over the first `gpus` GPUs, weights a function of the seed. */
+export interface NodeModelSpec {
+  readonly engine: NodeEngine;
+  readonly experts: ExpertFormat;
+  readonly layers: number;
+  readonly gpus: number;
+  /** 0: tokens choose experts independently. 1: neighbouring positions choose alike, as far as the model goes. */
+  readonly sharedRouting: number;
+  readonly maxContext: number;
+  /** Unsigned 64-bit, decimal. */
+  readonly seed: string;
+}
+
+export interface NodeRequest {
+  readonly prompt: readonly number[];
+  /** Positions before the prompt whose cache entries are made by a formula instead of a prefill. */
+  readonly filledContext: number;
+  /** Of the output, the token of the prefill included. Nothing else ends it. */
+  readonly maxTokens: number;
+  /** 1: plain. */
+  readonly block: number;
+  /** By place in the output, maxTokens or more: what stands in for the draft's choices. Null: plain decoding, or the draft's own. */
+  readonly proposals: readonly number[] | null;
+  readonly mode: LaunchMode;
+}
+
+/** One round as the device tells it. */
+export interface NodeRound {
+  readonly committed: readonly number[];
+  readonly drafted: readonly number[];
+  readonly accepted: number;
+  readonly finish: 'stop' | 'length' | null;
+  /** Clock of the device, nanoseconds. */
+  readonly draftNs: number;
+  readonly verifyNs: number;
+  /** Of each mixture-of-experts layer. */
+  readonly distinctExperts: readonly number[];
+}
+
+export interface NodeSequence {
+  /** The round of the prefill: one token, nothing drafted. */
+  readonly first: NodeRound;
+  /** All further rounds, to the end. Called once. */
+  decode(): Promise<readonly NodeRound[]>;
+  /** `sha256:<hex>` over the target's logits of the last step as binary32; null where they are not to be had. */
+  logitsDigest(): Promise<string | null>;
+  close(): Promise<void>;
+}
+
+export interface NodeModel {
+  /** Bytes of weights as they lie on the first GPU; null when the engine does not say. */
+  readonly weightBytes: number | null;
+  /** Ready to decode: the prompt has gone through. */
+  generate(request: NodeRequest): Promise<NodeSequence>;
+  close(): Promise<void>;
+}
+
+/** Bytes a second that each GPU reads while all of them do, one entry a GPU, and how it was measured. */
+export interface ReadCeiling {
+  readonly bytesPerSecond: readonly number[];
+  readonly method: string;
+}
+
+export interface NodeMachine {
+  describe(): Promise<NodeDescription>;
+  /** Rejects with InputError for what it cannot hold, EnvironmentError for memory, DeviceError for a GPU that faulted. */
+  open(spec: NodeModelSpec): Promise<NodeModel>;
+  /** Absent: this build measures no floor. */
+  readonly readCeiling?: (gpus: number) => Promise<ReadCeiling>;
+}
+
+/** A GPU faulted or a wait ran out. Same name as native/errors.ts has, so that the command line ends alike: exit 70. */
+export class DeviceError extends Error {
+  override readonly name = 'DeviceError';
+}

@@ -1,0 +1,112 @@
+/** `report.json` of a node benchmark: what a reader sees, every number of it computed from the rows. */
+import { z } from 'zod';
+import { Measured, Verdict } from '../../report/schema.ts';
+
+export const NODE_REPORT_SCHEMA_ID = 'kilotoken/node-report@1';
+
+export const NodeFigure = z.object({
+  id: z.string(),
+  name: z.string(),
+  /** How it follows from the rows, in words and symbols. */
+  formula: z.string(),
+  figure: Measured,
+});
+
+export const NodeCellRow = z.object({
+  id: z.string(),
+  group: z.string(),
+  engine: z.string(),
+  experts: z.string(),
+  layers: z.int(),
+  gpus: z.int(),
+  sharedRouting: z.number(),
+  mode: z.string(),
+  speculation: z.boolean(),
+  block: z.int(),
+  /** `expected`: tokens a round that the profile gives at this block; `target`: at block 8. */
+  profile: z.object({ name: z.string(), target: z.number(), expected: z.number() }).nullable(),
+  context: z.int(),
+  /** Timed generations that count. */
+  repeats: z.int(),
+  labels: z.array(z.string()),
+  figures: z.array(NodeFigure),
+});
+
+export const NodeComparison = z.object({
+  id: z.string(),
+  name: z.string(),
+  formula: z.string(),
+  labels: z.array(z.string()),
+  figure: Measured,
+});
+
+export const NodeTarget = z.object({
+  id: z.string(),
+  name: z.string(),
+  unit: z.string(),
+  must: z.number(),
+  aim: z.number(),
+  better: z.enum(['higher', 'lower']),
+  outcome: z.enum(['aim reached', 'must reached', 'missed', 'not yet measured']),
+  figure: Measured,
+});
+
+export const NodeGpuUse = z.object({
+  gpu: z.string(),
+  readings: z.int(),
+  powerW: z.object({ mean: z.number(), most: z.number() }).nullable(),
+  smClockMhz: z.object({ median: z.number(), least: z.number() }).nullable(),
+  temperatureC: z.number().nullable(),
+  throttled: z.array(z.string()),
+});
+
+export const NodeReport = z.object({
+  $schema: z.string(),
+  schema: z.literal(NODE_REPORT_SCHEMA_ID),
+  run: z.object({
+    id: z.string(),
+    title: z.string(),
+    startedAt: z.string(),
+    status: z.string(),
+    seconds: z.number(),
+    command: z.string(),
+    commit: z.string(),
+    dirty: z.boolean(),
+    seed: z.string(),
+  }),
+  machine: z.object({ gpus: z.int(), used: z.int(), gpu: z.string(), cpu: z.string(), os: z.string() }),
+  /** What every number of the report stands under. */
+  labels: z.array(z.string()),
+  warnings: z.array(z.string()),
+  verdicts: z.array(Verdict),
+  profiles: z.array(
+    z.object({ name: z.string(), target: z.number(), chances: z.array(z.number()), source: z.string() }),
+  ),
+  floors: z.array(NodeFigure),
+  models: z.array(
+    z.object({
+      id: z.string(),
+      layers: z.int(),
+      gpus: z.int(),
+      loadSeconds: z.number(),
+      /** Bytes of weights on the first GPU, as the engine says; and what a GPU was estimated to hold in all. */
+      weightBytes: z.number().nullable(),
+      estimatedGpuBytes: z.number(),
+      lack: z.string().nullable(),
+    }),
+  ),
+  cells: z.array(NodeCellRow),
+  notMeasured: z.array(z.object({ cell: z.string(), group: z.string(), reason: z.string() })),
+  comparisons: z.array(NodeComparison),
+  /** Computed for 8 GPUs and all layers from what was measured on less; empty where nothing needs it. */
+  projections: z.array(NodeComparison),
+  targets: z.array(NodeTarget),
+  telemetry: z.array(NodeGpuUse),
+});
+
+export type NodeFigure = z.infer<typeof NodeFigure>;
+export type NodeCellRow = z.infer<typeof NodeCellRow>;
+export type NodeComparison = z.infer<typeof NodeComparison>;
+export type NodeTarget = z.infer<typeof NodeTarget>;
+export type NodeGpuUse = z.infer<typeof NodeGpuUse>;
+export type NodeReport = z.infer<typeof NodeReport>;

@@ -1,0 +1,132 @@
+/**
+ * What the bundle of a node benchmark holds, kind `node@1`; one zod definition a file checks every row when it is written and when it
+ * is read back.
+ *
+ *   plan.json          what was to be run, fixed before the first token; its bytes are its canonical form (RFC 8785)
+ *   manifest.json      what was run on what, and the row files with the sha256 of their rows
+ *   floors.jsonl       one measured floor a line
+ *   models.jsonl       one opening of a model a line
+ *   rounds.jsonl       one round a line, short names: g generation, i place, c committed ids, d drafted, a accepted, f finish,
+ *                      ns device clock of draft and verification, e distinct experts of each mixture layer
+ *   generations.jsonl  one generation a line: which task of the plan, the harness's clock around it, what its rounds add up to
+ *   telemetry.jsonl    one reading of a sensor a line (harness/bundle/rows.ts)
+ *   events.jsonl       one thing that happened a line
+ *   report.json        every figure a reader sees, computed from the rows
+ *   tree.json          sha256 of every file above
+ */
+import { z } from 'zod';
+import { Provenance } from '../../bundle/provenance.ts';
+import { Digest, EventRow, Machine, RunFile, TelemetryRow } from '../../bundle/rows.ts';
+import { PlanTask } from './plan.ts';
+
+export const NODE_SCHEMA_ID = 'kilotoken/node@1';
+
+const Count = z.int().nonnegative();
+/** Nanoseconds of the harness's monotonic clock since the run began, or of a duration. */
+const Nanoseconds = z.number().nonnegative();
+
+export const FloorRow = z.strictObject({
+  t_ns: Nanoseconds,
+  kind: z.literal('read'),
+  gpus: z.int().positive(),
+  /** One entry a GPU, all reading at once. */
+  bytesPerSecond: z.array(z.number().positive()).min(1),
+  method: z.string().min(1),
+});
+
+export const ModelRow = z.strictObject({
+  t_ns: Nanoseconds,
+  model: z.string().min(1),
+  loadNs: Nanoseconds,
+  /** As the engine says, on the first GPU. */
+  weightBytes: z.number().positive().nullable(),
+  /** Why it could not be opened; null when it could. */
+  lack: z.string().nullable(),
+});
+
+export const NodeRoundRow = z.strictObject({
+  g: Count,
+  /** 0 is the prefill. */
+  i: Count,
+  c: z.array(Count),
+  d: Count,
+  a: Count,
+  f: z.enum(['stop', 'length']).nullable(),
+  ns: z.tuple([Nanoseconds, Nanoseconds]),
+  e: z.array(Count),
+});
+
+export const GenerationFault = z.strictObject({
+  /** threw: the machine gave up. refused: it cannot hold the request. malformed: a round was not of the agreed shape. */
+  kind: z.enum(['threw', 'refused', 'malformed', 'hung', 'interrupted']),
+  message: z.string(),
+});
+
+export const GenerationRow = z.strictObject({
+  /** Number in the order of running, from 0. */
+  g: Count,
+  stage: z.string().min(1),
+  ...PlanTask.shape,
+  model: z.string().min(1),
+  t_ns: Nanoseconds,
+  /** The harness's clock around the prefill, and around all further rounds together. */
+  prefillNs: Nanoseconds,
+  decodeNs: Nanoseconds,
+  rounds: Count,
+  tokens: Count,
+  /** sha256 over the committed ids as little-endian 32-bit words. */
+  tokensDigest: Digest,
+  /** sha256 over the logits of the last step; null where the engine does not show them. */
+  logitsDigest: Digest.nullable(),
+  fault: GenerationFault.nullable(),
+});
+
+export const NODE_ROW_SCHEMAS = {
+  'floors.jsonl': FloorRow,
+  'models.jsonl': ModelRow,
+  'rounds.jsonl': NodeRoundRow,
+  'generations.jsonl': GenerationRow,
+  'telemetry.jsonl': TelemetryRow,
+  'events.jsonl': EventRow,
+} as const satisfies Record<string, z.ZodType>;
+
+export type NodeRowFileName = keyof typeof NODE_ROW_SCHEMAS;
+export const NODE_ROW_FILES = Object.keys(NODE_ROW_SCHEMAS) as NodeRowFileName[];
+
+export const NodeGpuRow = z.strictObject({
+  index: Count,
+  name: z.string().min(1),
+  memory: z.number().positive(),
+  freeMemory: z.number().nonnegative(),
+  peers: z.array(Count),
+});
+
+export const NodeManifest = z.strictObject({
+  $schema: z.string(),
+  schema: z.literal(NODE_SCHEMA_ID),
+  id: z.string().min(1),
+  title: z.string(),
+  startedAt: z.string(),
+  /** running: still going, or killed. */
+  status: z.enum(['running', 'complete', 'interrupted', 'failed']),
+  seconds: z.number().nonnegative(),
+  command: z.string(),
+  commit: z.string(),
+  dirty: z.boolean(),
+  machine: Machine,
+  /** All GPUs the driver shows, used or not. */
+  gpus: z.array(NodeGpuRow).min(1),
+  buildDigest: z.string(),
+  provenance: Provenance,
+  /** sha256 of plan.json. */
+  planDigest: Digest,
+  files: z.array(RunFile),
+});
+
+export type FloorRow = z.infer<typeof FloorRow>;
+export type ModelRow = z.infer<typeof ModelRow>;
+export type NodeRoundRow = z.infer<typeof NodeRoundRow>;
+export type GenerationRow = z.infer<typeof GenerationRow>;
+export type GenerationFault = z.infer<typeof GenerationFault>;
+export type NodeManifest = z.infer<typeof NodeManifest>;
+export { EventRow, TelemetryRow };

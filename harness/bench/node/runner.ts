@@ -1,0 +1,261 @@
+/**
+ * Runs a plan of the node benchmark and writes down what happened. The machine is not trusted to return, to return the right shape or
+ * to end: whatever it does becomes a row. Nothing is concluded here; figures.ts does that from the rows.
+ */
+import { tokensDigest } from '../../bundle/digests.ts';
+import { DeviceError, type NodeMachine, type NodeModel, type NodeRound } from './machine.ts';
+import {
+  corruptionSeed,
+  modelSpec,
+  type NodePlan,
+  type PlanCell,
+  type PlanStage,
+  type PlanTask,
+  promptOf,
+  taskTokens,
+} from './plan.ts';
+import { BLOCK, corrupt } from './profile.ts';
+import { type GenerationFault, NodeRoundRow } from './rows.ts';
+import { PRO } from './shape.ts';
+import type { NodeWriter } from './writer.ts';
+
+/** Longest wait for a machine that says nothing: it bounds its own waits, this is for one that does not. */
+const HANG_SECONDS = 60;
+const HANG_SECONDS_PER_TOKEN = 0.05;
+
+export interface NodeRunContext {
+  readonly plan: NodePlan;
+  readonly machine: NodeMachine;
+  readonly writer: NodeWriter;
+  readonly signal: AbortSignal;
+  /** Monotonic nanoseconds. */
+  readonly now: () => bigint;
+  readonly progress: (line: string) => void;
+  /** Factor on the longest wait; a test makes it small. */
+  readonly patience?: number;
+}
+
+/**
+ * Rejects with the machine's own error when a GPU faulted, or when the model of a stage that is never left out cannot be opened; what was
+ * recorded before is in the writer.
+ */
+export async function runNodePlan(context: NodeRunContext): Promise<void> {
+  const run = new NodeRun(context);
+  try {
+    await run.floors();
+    for (const [i, stage] of context.plan.stages.entries()) {
+      if (context.signal.aborted) return;
+      await run.stage(stage, context.plan.stages.slice(i + 1));
+    }
+  } finally {
+    await run.close();
+  }
+}
+
+class NodeRun {
+  readonly #context: NodeRunContext;
+  readonly #cells: ReadonlyMap<string, PlanCell>;
+  /** Plain continuations by model and context. */
+  readonly #records = new Map<string, readonly number[]>();
+  /** Cells whose last generation went wrong, and models that could not be opened, with the reason. */
+  readonly #givenUp = new Set<string>();
+  #open: { readonly id: string; readonly model: NodeModel } | null = null;
+  #number = 0;
+
+  constructor(context: NodeRunContext) {
+    this.#context = context;
+    this.#cells = new Map(context.plan.cells.map((cell) => [cell.id, cell]));
+  }
+
+  async close(): Promise<void> {
+    const open = this.#open;
+    this.#open = null;
+    // A GPU that faulted cannot be asked to give anything back.
+    if (open !== null) await this.#within(HANG_SECONDS, 'closing a model', open.model.close()).catch(() => {});
+  }
+
+  async floors(): Promise<void> {
+    const { machine, plan, writer, progress } = this.#context;
+    if (machine.readCeiling === undefined || plan.input.lacks.readCeiling !== null) return;
+    progress('read ceiling of every GPU, all at once');
+    const t_ns = writer.t();
+    const { gpus } = plan.input;
+    const { bytesPerSecond, method } = await this.#within(HANG_SECONDS, 'the read ceiling', machine.readCeiling(gpus));
+    writer.floor({ t_ns, kind: 'read', gpus, bytesPerSecond: [...bytesPerSecond], method });
+  }
+
+  async stage(stage: PlanStage, later: readonly PlanStage[]): Promise<void> {
+    const { writer, plan, progress } = this.#context;
+    const elapsed = writer.t() / 1e9;
+    const ahead = later
+      .filter((other) => other.priority < stage.priority)
+      .reduce((s, other) => s + other.estimateSeconds, 0);
+    if (stage.priority > 1 && elapsed + stage.estimateSeconds + ahead > plan.input.budgetSeconds) {
+      const reason = `left out after ${elapsed.toFixed(0)} s: it no longer fits the budget of ${plan.input.budgetSeconds} s`;
+      writer.event({ t_ns: writer.t(), kind: 'stage-left-out', stage: stage.id, reason });
+      progress(`${stage.id}: ${reason}`);
+      return;
+    }
+    const model = await this.#modelFor(stage);
+    if (model === null) return;
+    writer.event({ t_ns: writer.t(), kind: 'stage-start', stage: stage.id });
+    progress(`${stage.id}: ${stage.tasks.length} generations on ${stage.model}`);
+    for (const task of stage.tasks) {
+      if (this.#context.signal.aborted) break;
+      await this.#generate(stage, task, model);
+    }
+    writer.event({ t_ns: writer.t(), kind: 'stage-end', stage: stage.id });
+    writer.flush();
+  }
+
+  async #modelFor(stage: PlanStage): Promise<NodeModel | null> {
+    const { machine, plan, writer, progress } = this.#context;
+    if (this.#open?.id === stage.model) return this.#open.model;
+    if (this.#givenUp.has(stage.model)) return null;
+    await this.close();
+    const spec = plan.models.find(({ id }) => id === stage.model)!;
+    progress(`opening ${stage.model}: ${spec.layers} of ${PRO.layers} layers on ${spec.gpus} GPUs`);
+    const t_ns = writer.t();
+    try {
+      const model = await this.#within(10 * HANG_SECONDS, `opening ${stage.model}`, machine.open(modelSpec(spec)));
+      this.#open = { id: stage.model, model };
+      writer.model({ t_ns, model: stage.model, loadNs: writer.t() - t_ns, weightBytes: model.weightBytes, lack: null });
+      return model;
+    } catch (error) {
+      const lack = (error as Error).message;
+      writer.model({ t_ns, model: stage.model, loadNs: writer.t() - t_ns, weightBytes: null, lack });
+      if (stage.priority === 1 || !['InputError', 'EnvironmentError'].includes((error as Error).name)) throw error;
+      this.#givenUp.add(stage.model);
+      progress(`${stage.model} cannot be opened: ${lack}`);
+      return null;
+    }
+  }
+
+  async #generate(stage: PlanStage, task: PlanTask, model: NodeModel): Promise<void> {
+    const { plan, writer, now, signal } = this.#context;
+    const cell = this.#cells.get(task.cell)!;
+    const text = `${cell.model}/${cell.context}`;
+    const plain = this.#records.get(text);
+    if (this.#givenUp.has(cell.id) || (cell.profile !== null && plain === undefined)) return;
+    const g = this.#number++;
+    const maxTokens = taskTokens(cell, task);
+    const limit = HANG_SECONDS + HANG_SECONDS_PER_TOKEN * (maxTokens + cell.promptTokens);
+    const began = now();
+    let prefilled = began;
+    let ended = began;
+    let rounds: NodeRoundRow[] = [];
+    let logitsDigest: string | null = null;
+    let fault: GenerationFault | null = null;
+    let failure: unknown = null;
+    try {
+      const sequence = await this.#within(
+        limit,
+        `the prefill of ${cell.id}`,
+        model.generate({
+          prompt: promptOf(plan.input.seed, cell.promptTokens),
+          filledContext: cell.context - cell.promptTokens,
+          maxTokens,
+          block: cell.block,
+          proposals: this.#proposals(cell, task, plain, maxTokens),
+          mode: cell.mode,
+        }),
+      );
+      prefilled = now();
+      const decoded = await this.#within(limit, `decoding ${cell.id}`, sequence.decode());
+      ended = now();
+      logitsDigest = await this.#within(limit, 'reading logits', sequence.logitsDigest());
+      await this.#within(limit, 'closing a sequence', sequence.close());
+      const checked = roundRows(g, [sequence.first, ...decoded]);
+      if (typeof checked === 'string') fault = { kind: 'malformed', message: checked };
+      else rounds = checked;
+    } catch (error) {
+      ended = now();
+      if (prefilled === began) prefilled = ended;
+      const { name, message } = error as Error;
+      const kind =
+        error instanceof Hung ? 'hung' : name === 'InputError' || name === 'EnvironmentError' ? 'refused' : 'threw';
+      fault = { kind, message };
+      if (kind !== 'refused') failure = error instanceof Hung ? new DeviceError(message) : error;
+    }
+    if (signal.aborted && fault === null && rounds.length === 0)
+      fault = { kind: 'interrupted', message: 'interrupted' };
+    const tokens = rounds.flatMap((round) => round.c);
+    writer.generation(
+      {
+        g,
+        stage: stage.id,
+        ...task,
+        model: cell.model,
+        t_ns: writer.t(began),
+        prefillNs: Number(prefilled - began),
+        decodeNs: Number(ended - prefilled),
+        rounds: rounds.length,
+        tokens: tokens.length,
+        tokensDigest: tokensDigest(tokens),
+        logitsDigest,
+        fault,
+      },
+      rounds,
+    );
+    if (fault !== null) {
+      this.#givenUp.add(cell.id);
+      this.#context.progress(`${cell.id}: ${fault.kind}: ${fault.message}`);
+    } else if (task.role === 'record') this.#records.set(text, tokens);
+    if (failure !== null) throw failure;
+  }
+
+  #proposals(cell: PlanCell, task: PlanTask, plain: readonly number[] | undefined, maxTokens: number): number[] | null {
+    if (cell.profile === null) return null;
+    const { seed, profiles } = this.#context.plan.input;
+    const profile = profiles.find(({ name }) => name === cell.profile)!;
+    const { proposals } = corrupt(plain!, PRO.vocab, profile, cell.block, corruptionSeed(seed, cell, task));
+    return proposals.slice(0, maxTokens + BLOCK);
+  }
+
+  async #within<T>(seconds: number, what: string, work: Promise<T>): Promise<T> {
+    const limit = seconds * (this.#context.patience ?? 1);
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, fail) => {
+      timer = setTimeout(() => fail(new Hung(`${what} took more than ${limit.toFixed(1)} s`)), limit * 1000);
+    });
+    try {
+      return await Promise.race([work, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+class Hung extends Error {}
+
+/** The rows of a generation, or in words what is wrong with their shape. */
+function roundRows(g: number, rounds: readonly NodeRound[]): NodeRoundRow[] | string {
+  const rows: NodeRoundRow[] = [];
+  for (const [i, round] of rounds.entries()) {
+    const result = NodeRoundRow.safeParse({
+      g,
+      i,
+      c: round.committed,
+      d: round.drafted?.length,
+      a: round.accepted,
+      f: round.finish,
+      ns: [round.draftNs, round.verifyNs],
+      e: round.distinctExperts,
+    });
+    if (!result.success) {
+      const issue = result.error.issues[0]!;
+      return `round ${i}: ${FIELDS[String(issue.path[0])] ?? String(issue.path[0])}: ${issue.message}`;
+    }
+    rows.push(result.data);
+  }
+  return rows;
+}
+
+const FIELDS: Record<string, string> = {
+  c: 'committed tokens',
+  d: 'drafted tokens',
+  a: 'accepted drafts',
+  f: 'finish',
+  ns: 'times of draft and verification',
+  e: 'distinct experts',
+};

@@ -1,0 +1,149 @@
+/**
+ * Writes the bundle of a node benchmark with the row files, documents and digests of harness/bundle: plan and manifest stand before the
+ * first row, rows are appended whole, the manifest at the end names the sha256 of every file's rows. tree.json is written when the
+ * report is.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { z } from 'zod';
+import { digestOf } from '../../bundle/digests.ts';
+import { makeFolder, writeDocument, writeWhole } from '../../bundle/disk.ts';
+import { RowFile } from '../../bundle/row-file.ts';
+import type { RunFile } from '../../bundle/rows.ts';
+import { InputError } from '../../engine.ts';
+import { canonicalJson } from '../../suite/canonical.ts';
+import type { NodePlan } from './plan.ts';
+import {
+  type EventRow,
+  type FloorRow,
+  type GenerationRow,
+  type ModelRow,
+  NODE_ROW_FILES,
+  NODE_ROW_SCHEMAS,
+  NODE_SCHEMA_ID,
+  NodeManifest,
+  type NodeRoundRow,
+  type NodeRowFileName,
+  type TelemetryRow,
+} from './rows.ts';
+
+type RowOf<N extends NodeRowFileName> = z.infer<(typeof NODE_ROW_SCHEMAS)[N]>;
+
+/** A manifest as it is known before the first token. */
+export type NodeManifestHead = Omit<NodeManifest, '$schema' | 'schema' | 'status' | 'seconds' | 'files' | 'planDigest'>;
+
+/** Rows wait at most so long to be written, milliseconds. */
+const FLUSH_MS = 1_000;
+
+/** What `run-start` carries: the digest of all that a manifest says before the first token. */
+export function nodeHeadDigest({ $schema, status, seconds, files, ...head }: NodeManifest): string {
+  return digestOf(head);
+}
+
+export class NodeWriter {
+  readonly directory: string;
+  readonly #head: NodeManifestHead;
+  readonly #planDigest: string;
+  readonly #now: () => bigint;
+  readonly #origin: bigint;
+  readonly #files: { [N in NodeRowFileName]: RowFile<RowOf<N>> };
+  readonly #counters = { generations: 0, rounds: 0, tokens: 0 };
+  #flushed: number;
+
+  /** `directory` must not hold a run already. `now`: monotonic nanoseconds; its reading at this moment is 0 of every `t_ns`. */
+  constructor(directory: string, head: NodeManifestHead, plan: NodePlan, now: () => bigint) {
+    this.directory = directory;
+    this.#head = head;
+    this.#now = now;
+    this.#origin = now();
+    this.#planDigest = digestOf(plan);
+    if (existsSync(join(directory, 'manifest.json')))
+      throw new InputError(`${directory} already holds a run; choose another directory`);
+    makeFolder(directory);
+    writeWhole(join(directory, 'plan.json'), canonicalJson(plan));
+    const manifest = this.#writeManifest('running', 0, []);
+    const entries = NODE_ROW_FILES.map((name) => {
+      const schema = NODE_ROW_SCHEMAS[name] as z.ZodType;
+      return [name, new RowFile(join(directory, `${name}.gz`), name, schema)];
+    });
+    this.#files = Object.fromEntries(entries);
+    this.event({ t_ns: 0, kind: 'run-start', run: head.id, head: nodeHeadDigest(manifest) });
+    this.#flushed = performance.now();
+    this.flush();
+  }
+
+  /** Nanoseconds since the run began, of a reading of the clock (default: now). */
+  t(reading: bigint = this.#now()): number {
+    return Number(reading - this.#origin);
+  }
+
+  floor(row: FloorRow): void {
+    this.#append('floors.jsonl', row);
+  }
+
+  model(row: ModelRow): void {
+    this.#append('models.jsonl', row);
+  }
+
+  /** A generation with all of its rounds; `row.rounds` and `row.tokens` count them. */
+  generation(row: GenerationRow, rounds: readonly NodeRoundRow[]): void {
+    for (const round of rounds) this.#files['rounds.jsonl'].append(round);
+    this.#counters.generations += 1;
+    this.#counters.rounds += rounds.length;
+    this.#counters.tokens += row.tokens;
+    this.#append('generations.jsonl', row);
+  }
+
+  telemetry(row: TelemetryRow): void {
+    this.#append('telemetry.jsonl', row);
+  }
+
+  event(row: EventRow): void {
+    this.#append('events.jsonl', row);
+  }
+
+  flush(): void {
+    try {
+      for (const name of NODE_ROW_FILES) this.#files[name].flush();
+    } catch (error) {
+      for (const name of NODE_ROW_FILES) if (name !== 'events.jsonl') this.#files[name].stop();
+      throw error;
+    }
+    this.#flushed = performance.now();
+  }
+
+  /** The last rows, then the manifest with their digests. Call once, whatever happened. */
+  finish(status: NodeManifest['status']): void {
+    const ended = this.t();
+    try {
+      this.event({ t_ns: ended, kind: 'run-end', status, ...this.#counters });
+      this.flush();
+    } finally {
+      for (const name of NODE_ROW_FILES) this.#files[name].close();
+    }
+    this.#writeManifest(
+      status,
+      ended / 1e9,
+      NODE_ROW_FILES.map((name) => this.#files[name].describe()),
+    );
+  }
+
+  #append<N extends NodeRowFileName>(name: N, row: RowOf<N>): void {
+    const full = this.#files[name].append(row);
+    if (full || performance.now() - this.#flushed > FLUSH_MS) this.flush();
+  }
+
+  #writeManifest(status: NodeManifest['status'], seconds: number, files: RunFile[]): NodeManifest {
+    const manifest: NodeManifest = {
+      $schema: 'schemas/node-manifest.schema.json',
+      schema: NODE_SCHEMA_ID,
+      ...this.#head,
+      planDigest: this.#planDigest,
+      status,
+      seconds,
+      files,
+    };
+    writeDocument(join(this.directory, 'manifest.json'), NodeManifest, manifest);
+    return manifest;
+  }
+}
