@@ -1,6 +1,8 @@
 /** `kilotoken check BUNDLE`: judges a stored run anew, from its rows alone, and names everything that does not follow from them. */
 import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
+import { checkNodeBundle } from '../../harness/bench/node/check.ts';
+import { isNodeBundle } from '../../harness/bench/node/reader.ts';
 import { type CheckResult, checkBundle } from '../../harness/bundle/check/check.ts';
 import { InputError } from '../../harness/engine.ts';
 import { EXIT } from '../support/exit.ts';
@@ -16,7 +18,7 @@ interface Options {
 export function checkCommand(program: Command): void {
   program
     .command('check')
-    .argument('<bundle>', 'a run directory, complete or not')
+    .argument('<bundle>', 'a directory that an audit or a node benchmark wrote, complete or not')
     .description(
       'recompute every digest, verdict and figure of a run from its rows; exit 0 intact, 1 different, 4 unfinished (its verdicts may be any)',
     )
@@ -24,7 +26,8 @@ export function checkCommand(program: Command): void {
     .option('--build <file>', 'the engines must have been built as this file, byte for byte')
     .option('--json', 'print the result as one JSON document')
     .action(async (bundle: string, options: Options) => {
-      const result = await checkBundle(bundle, {
+      const check = isNodeBundle(bundle) ? checkNodeBundle : checkBundle;
+      const result = await check(bundle, {
         publicKey: options.publicKey === undefined ? null : readKey(options.publicKey),
         build: options.build === undefined ? null : readBytes(options.build),
       });

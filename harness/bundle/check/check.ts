@@ -87,13 +87,14 @@ export async function checkBundle(directory: string, options: CheckOptions): Pro
   return result(directory, manifest, findings, tree, run, verdicts);
 }
 
-interface TreeState {
+export interface TreeState {
   readonly tree: Tree | null;
   readonly root: string | null;
   readonly signedBy: string | null;
 }
 
-async function checkTree(directory: string, options: CheckOptions, findings: Findings): Promise<TreeState> {
+/** The tree and the signature of a bundle of any kind. */
+export async function checkTree(directory: string, options: CheckOptions, findings: Findings): Promise<TreeState> {
   const attempt = <T>(check: string, read: () => T): T | null => {
     try {
       return read();

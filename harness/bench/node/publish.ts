@@ -1,0 +1,36 @@
+/** Copies a finished, sealed node benchmark into the record, byte for byte. The record is append-only. */
+import { copyFileSync, existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { compareTrees, readTree, SIGNATURE_FILE, TREE_FILE, treeOf } from '../../bundle/tree.ts';
+import { InputError } from '../../engine.ts';
+import { buildNodeReport } from './build.ts';
+import { readNodeRun } from './reader.ts';
+
+/** Node benchmarks lie in a folder of their own inside the record. */
+export const NODE_RECORD = 'node';
+
+/** The folder it was copied to. Throws InputError when the run is damaged, unfinished, not publishable or there already. */
+export async function publishNodeRun(directory: string, record: string): Promise<string> {
+  const run = await readNodeRun(directory);
+  const { manifest } = run;
+  const reasons = [
+    ...(manifest.status === 'complete' ? [] : [`the run is ${manifest.status}`]),
+    ...(manifest.dirty ? ['the code had uncommitted changes'] : []),
+    ...(manifest.commit === 'unknown' ? ['the commit is unknown'] : []),
+    ...buildNodeReport(run)
+      .verdicts.filter((verdict) => verdict.outcome === 'internally inconsistent')
+      .map((verdict) => `the rows contradict themselves (${verdict.id})`),
+  ];
+  if (reasons.length > 0) throw new InputError(`${directory} cannot be published: ${reasons.join('; ')}`);
+  const tree = readTree(directory);
+  if (tree === null) throw new InputError(`${directory} is not sealed: it has no tree.json`);
+  const differences = compareTrees(tree, await treeOf(directory));
+  if (differences.length > 0) throw new InputError(`${directory} is not the bundle that was sealed: ${differences[0]}`);
+  const to = join(record, NODE_RECORD, manifest.id);
+  if (existsSync(to)) throw new InputError(`${to} is there already; the record is append-only`);
+  mkdirSync(to, { recursive: true });
+  for (const { path } of tree.files) copyFileSync(join(directory, path), join(to, path));
+  for (const name of [TREE_FILE, SIGNATURE_FILE])
+    if (existsSync(join(directory, name))) copyFileSync(join(directory, name), join(to, name));
+  return to;
+}
