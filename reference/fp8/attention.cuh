@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kScoreThreads) scores_kernel(AttentionStep a, 
 }
 
 // One warp a (head, row), whose second half only takes part in the shuffles. scores become weights; denominators: [rows][q_heads].
-__global__ void softmax_kernel(AttentionStep a, const float* sinks, float* scores, float* denominators) {
+static __global__ void softmax_kernel(AttentionStep a, const float* sinks, float* scores, float* denominators) {
   const uint32_t h = blockIdx.x, row = blockIdx.y, count = threadIdx.x < kLanes ? a.keys(row) : 0;
   float* logits = scores + (static_cast<size_t>(row) * a.layout.q_heads + h) * a.stride;
   const float lowest = -__builtin_huge_valf();

@@ -39,7 +39,7 @@ std::string lack_of(cudaError_t error) {
 
 }  // namespace
 
-DeviceReport inspect_device() {
+DeviceReport inspect_device(int device) {
   DeviceReport report;
   report.runtime_version = CUDART_VERSION;
   int count = 0;
@@ -56,8 +56,12 @@ DeviceReport inspect_device() {
     report.lack = "no CUDA device: the driver finds no GPU";
     return report;
   }
+  if (device < 0 || device >= count) {
+    report.lack = "there is no GPU " + std::to_string(device) + ": the driver finds " + std::to_string(count);
+    return report;
+  }
   cudaDeviceProp properties{};
-  if (const cudaError_t error = cudaGetDeviceProperties(&properties, 0); error != cudaSuccess) {
+  if (const cudaError_t error = cudaGetDeviceProperties(&properties, device); error != cudaSuccess) {
     report.lack = std::string("the GPU cannot be used: ") + cudaGetErrorString(error);
     return report;
   }
@@ -70,14 +74,18 @@ DeviceReport inspect_device() {
                   "; 9.0 (Hopper) is needed";
     return report;
   }
+  int current = 0;
   size_t total = 0;
-  if (const cudaError_t error = cudaMemGetInfo(&report.free_memory, &total); error != cudaSuccess)
-    report.lack = std::string("the GPU cannot be used: ") + cudaGetErrorString(error);
+  cudaGetDevice(&current);
+  cudaError_t error = cudaSetDevice(device);
+  if (error == cudaSuccess) error = cudaMemGetInfo(&report.free_memory, &total);
+  if (error != cudaSuccess) report.lack = std::string("the GPU cannot be used: ") + cudaGetErrorString(error);
+  if (current != device) cudaSetDevice(current);
   return report;
 }
 
-void require_device() {
-  const DeviceReport report = inspect_device();
+void require_device(int device) {
+  const DeviceReport report = inspect_device(device);
   if (!report.lack.empty()) throw DeviceLack(report.lack);
 }
 
@@ -90,6 +98,8 @@ void check(cudaError_t error, const char* what) {
 }
 
 bool device_lost() { return lost.load(); }
+
+void lose_device() { lost = true; }
 
 Stream::Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"); }
 

@@ -1,5 +1,5 @@
 // The GPU as this engine uses it: which one, a stream per sequence, memory that frees itself, errors as exceptions, waits that end.
-// Everything runs on device 0. Free of kernels.
+// Everything runs on the current device: 0, unless a thread has chosen another. Free of kernels.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,10 +24,10 @@ struct DeviceReport {
   int runtime_version = 0;
   size_t memory = 0, free_memory = 0;  // bytes
 };
-DeviceReport inspect_device();
+DeviceReport inspect_device(int device = 0);
 
 // Throws DeviceLack with `lack`.
-void require_device();
+void require_device(int device = 0);
 
 // Turns an error into DeviceLack (no memory, no driver) or DeviceFault (everything else); `what` completes "while ...".
 void check(cudaError_t error, const char* what);
@@ -36,6 +36,8 @@ inline constexpr std::chrono::milliseconds kLongestStep = std::chrono::minutes(2
 
 // True once a wait has run out of time: memory can no longer be given back, nor anything else be asked of the GPU.
 bool device_lost();
+// Says so after a failure that leaves kernels behind which may never end.
+void lose_device();
 
 class Stream {
  public:

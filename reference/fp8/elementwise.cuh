@@ -6,19 +6,19 @@
 
 namespace kilotoken::fp8 {
 
-__global__ void swiglu_kernel(const float* gate, const float* up, size_t count, float* y) {
+static __global__ void swiglu_kernel(const float* gate, const float* up, size_t count, float* y) {
   const size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) return;
   const float silu = gate[i] / (1.0f + exponential(0.0f - gate[i]));
   y[i] = silu * up[i];
 }
 
-__global__ void sigmoid_kernel(const float* x, size_t count, float* y) {
+static __global__ void sigmoid_kernel(const float* x, size_t count, float* y) {
   const size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < count) y[i] = 1.0f / (1.0f + exponential(0.0f - x[i]));
 }
 
-__global__ void add_kernel(const float* branch, size_t count, float* hidden) {
+static __global__ void add_kernel(const float* branch, size_t count, float* hidden) {
   const size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < count) hidden[i] = hidden[i] + branch[i];
 }

@@ -9,7 +9,7 @@
 
 namespace kilotoken::fp8 {
 
-__global__ void quantise_activation_kernel(const float* x, uint32_t cols, float* y) {
+static __global__ void quantise_activation_kernel(const float* x, uint32_t cols, float* y) {
   const uint32_t begin = blockIdx.x * 128, end = begin + 128 < cols ? begin + 128 : cols;
   x += static_cast<size_t>(blockIdx.y) * cols;
   y += static_cast<size_t>(blockIdx.y) * cols;

@@ -8,7 +8,7 @@
 namespace kilotoken::fp8 {
 
 // One warp a block; its first half warp does the row, its second the same again, so that all threads take part in shuffles.
-__global__ void rmsnorm_kernel(const float* x, const float* weight, uint32_t cols, float epsilon, float* y) {
+static __global__ void rmsnorm_kernel(const float* x, const float* weight, uint32_t cols, float epsilon, float* y) {
   x += static_cast<size_t>(blockIdx.x) * cols;
   y += static_cast<size_t>(blockIdx.x) * cols;
   float squares = 0.0f;

@@ -33,7 +33,7 @@ struct RopeTurns {
 };
 
 // One block a (head, row): query heads, then key heads.
-__global__ void rope_kernel(HeadLayout layout, RopeTurns turns, float* qkv) {
+static __global__ void rope_kernel(HeadLayout layout, RopeTurns turns, float* qkv) {
   const uint32_t h = blockIdx.x, row = blockIdx.y;
   float* head = qkv + static_cast<size_t>(row) * layout.row_width() + (h < layout.q_heads ? layout.q_at(h) : layout.k_at(h - layout.q_heads));
   const size_t half = turns.half;

@@ -17,7 +17,7 @@ struct RouterRule {
 };
 
 // A warp a row: `chosen` times the best expert that is not taken yet.
-__global__ void choose_experts_kernel(RouterRule rule, const float* p, const float* bias, int32_t* experts, float* weights, uint8_t* touched) {
+static __global__ void choose_experts_kernel(RouterRule rule, const float* p, const float* bias, int32_t* experts, float* weights, uint8_t* touched) {
   extern __shared__ uint8_t taken[];  // [experts]
   __shared__ int ids[kMostExpertsPerToken];
   p += static_cast<size_t>(blockIdx.x) * rule.experts;
@@ -61,7 +61,7 @@ inline void choose_experts(const RouterRule& rule, const float* p, const float* 
   check(cudaGetLastError(), "launching the router");
 }
 
-__global__ void combine_kernel(const float* outputs, const float* weights, uint32_t chosen, uint32_t hidden, float* y) {
+static __global__ void combine_kernel(const float* outputs, const float* weights, uint32_t chosen, uint32_t hidden, float* y) {
   const uint32_t c = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (c >= hidden) return;
   float sum = 0.0f;

@@ -23,7 +23,13 @@ test.skipIf(!cuda)(
     execFileSync('cmake', ['--build', BUILD, '--target', 'kilotoken_gpu_tests'], {
       stdio: ['ignore', 'ignore', 'inherit'],
     });
-    for (const [program, ...args] of [['reference_ops'], ['reference_rows', 'slices'], ['faults', 'trap']]) {
+    for (const [program, ...args] of [
+      ['reference_ops'],
+      ['reference_standard'],
+      ['reference_rows', 'slices'],
+      ['reference_parallel', 'local'],
+      ['faults', 'trap'],
+    ]) {
       const run = spawnSync(path.join(BUILD, 'gpu', program!), args, {
         encoding: 'utf8',
         env: { ...process.env, CUDA_VISIBLE_DEVICES: '' },
