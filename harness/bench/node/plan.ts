@@ -514,21 +514,20 @@ function withinBudget(draft: Draft, input: NodePlanInput): NodePlan {
   const inOrder = (): PlanStage[] => draft.stages.filter((stage) => kept.has(stage));
   for (const stage of [...draft.stages].sort((a, b) => a.priority - b.priority)) {
     kept.add(stage);
-    if (stage.priority > 1 && seconds(inOrder()) > input.budgetSeconds) {
-      kept.delete(stage);
-      const cells = new Set(stage.tasks.filter((task) => task.role === 'timed').map((task) => task.cell));
-      // A stage that only repeats cells of one that stays takes nothing away but repeats.
-      const left = new Set(inOrder().flatMap((other) => other.tasks.map((task) => task.cell)));
-      for (const id of cells) {
-        const cell = draft.cells.find((each) => each.id === id)!;
-        const reason = `left out: stage ${stage.id} does not fit the budget of ${input.budgetSeconds} s`;
-        if (!left.has(id) && cell.group !== 'record') draft.absent(cell.group, reason, id);
-      }
-    }
+    if (stage.priority > 1 && seconds(inOrder()) > input.budgetSeconds) kept.delete(stage);
   }
   const stages = inOrder();
   const used = new Set(stages.flatMap((stage) => stage.tasks.map((task) => task.cell)));
   const models = new Set(stages.map((stage) => stage.model));
+  for (const stage of draft.stages.filter((each) => !kept.has(each))) {
+    const reason = `left out: stage ${stage.id} does not fit the budget of ${input.budgetSeconds} s`;
+    for (const { cell: id, role } of stage.tasks) {
+      // A stage that repeats cells of one that stays takes nothing away but repeats.
+      const named = used.has(id) || draft.notMeasured.some(({ cell }) => cell === id);
+      const { group } = draft.cells.find((cell) => cell.id === id)!;
+      if (role === 'timed' && group !== 'record' && !named) draft.absent(group, reason, id);
+    }
+  }
   return NodePlan.parse({
     schema: NODE_PLAN_SCHEMA_ID,
     input,
