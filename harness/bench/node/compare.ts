@@ -1,7 +1,7 @@
 /** Cells beside each other, what follows for a whole node, and the targets that were set before anything was measured. */
 import { between, ratioBetween, spreadKnown, widened } from '../../measure/interval.ts';
 import type { Measured } from '../../report/schema.ts';
-import { type CellSums, readCeiling, told, untold } from './figures.ts';
+import { type CellSums, interval, LEVEL, readCeiling, told, untold } from './figures.ts';
 import { BASE_CONTEXT, LONG_CONTEXT, type NodePlan, type PlanCell, type PlanModel } from './plan.ts';
 import type { StoredNodeRun } from './reader.ts';
 import type { NodeComparison, NodeTarget } from './report.ts';
@@ -302,8 +302,6 @@ function outcomeOf({ figure, must, aim, better }: Omit<NodeTarget, 'outcome'>): 
   return reaches(aim) ? 'aim reached' : reaches(must) ? 'must reached' : 'missed';
 }
 
-const LEVEL = 0.95;
-
 function ratioFigure(a: CellSums, b: CellSums, of: 'speed' | 'step'): Measured {
   const values = (sums: CellSums): number[] =>
     sums.generations.map(({ row, rounds }) => {
@@ -319,7 +317,7 @@ function ratioFigure(a: CellSums, b: CellSums, of: 'speed' | 'step'): Measured {
   const scale = x / y / (mean(ofA) / mean(ofB));
   const ends = widened(x / y, { low: x / y, high: x / y }, 1, { ...spread, error: spread.error * scale }, LEVEL);
   const method = 'spread of the repeats of both sides to first order, degrees of freedom by Welch and Satterthwaite';
-  return told(x / y, 'x', n, 'repeats of each', { ...ends, level: LEVEL, method });
+  return told(x / y, 'x', n, 'repeats of each', interval(ends.low, ends.high, method));
 }
 
 function mean(values: readonly number[]): number {

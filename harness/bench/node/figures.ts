@@ -16,7 +16,7 @@ import type { Generation, StoredNodeRun } from './reader.ts';
 import type { NodeFigure } from './report.ts';
 import { type StepBytes, stepBytes } from './shape.ts';
 
-const LEVEL = 0.95;
+export const LEVEL = 0.95;
 /** Rounds of a stretch that a bootstrap moves as one. */
 const STRETCH = 16;
 const RESAMPLES = 1000;
@@ -92,8 +92,9 @@ export function cellSums(cell: PlanCell, model: PlanModel, generations: readonly
   };
 }
 
-function interval(low: number, high: number, method: string): Interval {
-  return { low, high, level: LEVEL, method };
+/** Null where the spread is so wide that an end is no number. */
+export function interval(low: number, high: number, method: string): Interval | null {
+  return Number.isFinite(low) && Number.isFinite(high) ? { low, high, level: LEVEL, method } : null;
 }
 
 /** Of a mean over repeats, by their spread; null below three of them. */
