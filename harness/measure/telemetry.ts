@@ -227,7 +227,8 @@ function startSmi(
   child.stdout.on('error', () => {});
   return {
     stop: async () => {
-      child.kill();
+      // One that never started has the process id 0, by which a signal would reach this whole group of processes.
+      if (child.pid !== undefined) child.kill();
       await ended;
     },
   };
