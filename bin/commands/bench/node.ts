@@ -41,13 +41,18 @@ interface Options {
   readonly json?: boolean;
 }
 
-/** What a test replaces: the machine, and the files of the engines that provenance lists. */
+/** What a test replaces: the machine, the files of the engines that provenance lists, the monotonic clock in nanoseconds. */
 export interface NodeCommandParts {
   readonly machine: () => NodeMachine;
   readonly binaries: () => readonly string[];
+  readonly now: () => bigint;
 }
 
-const NATIVE: NodeCommandParts = { machine: nodeMachine, binaries: () => [cudaAddonFile()] };
+const NATIVE: NodeCommandParts = {
+  machine: nodeMachine,
+  binaries: () => [cudaAddonFile()],
+  now: () => process.hrtime.bigint(),
+};
 
 export function benchNodeCommand(bench: Command, parts: NodeCommandParts = NATIVE): void {
   const count = wholeNumber(1);
@@ -138,7 +143,7 @@ async function run(options: Options, parts: NodeCommandParts): Promise<void> {
       directory,
       telemetryHz: options.telemetryHz,
       signal,
-      now: () => process.hrtime.bigint(),
+      now: parts.now,
       progress: note,
     });
     if (options.json) printJson(report);
