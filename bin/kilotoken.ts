@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { auditCommand } from './commands/audit.ts';
+import { benchCommand } from './commands/bench.ts';
 import { checkCommand } from './commands/check.ts';
 import { diffCommand } from './commands/diff.ts';
 import { doctorCommand } from './commands/doctor.ts';
@@ -46,6 +47,7 @@ function program(): Command {
     .exitOverride();
   auditCommand(root);
   verifyCommand(root);
+  benchCommand(root);
   enumerateCommand(root);
   mutantsCommand(root);
   generateCommand(root);
