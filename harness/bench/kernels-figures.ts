@@ -69,7 +69,7 @@ function hops(list: Raw['floors']['flag']): Figures['hops']['flag'] {
   return { partners: samples, medianUs: median, bestUs: least, worstUs: most };
 }
 
-const WIDTH: Record<Weights, number> = { mxfp4: 4, fp8: 8, bf16: 16 };
+const WIDTH: Record<Weights, number> = { mxfp4: 4, fp8: 8, bf16: 16, f32: 32 };
 
 /** Of the peers that did the same product with weights at least as wide: a narrower format would be another model. */
 function fastestPeer(

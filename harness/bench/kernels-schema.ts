@@ -9,7 +9,7 @@ export const BENCH_PEERS_SCHEMA_ID = 'kilotoken/bench-peers@1';
 
 const Microseconds = z.array(z.number().positive()).min(3).describe('microseconds, one sample a repeat');
 const Count = z.int().positive();
-const Weights = z.enum(['mxfp4', 'fp8', 'bf16']).describe('how the weights are stored');
+const Weights = z.enum(['mxfp4', 'fp8', 'bf16', 'f32']).describe('how the weights are stored');
 export type Weights = z.infer<typeof Weights>;
 
 const ReadRate = z.strictObject({

@@ -26,6 +26,11 @@ class Json {
     text_ += digits;
     return *this;
   }
+  Json& null(const char* name) {
+    place(name);
+    text_ += "null";
+    return *this;
+  }
   // The text must hold nothing that JSON escapes.
   Json& string(const char* name, const std::string& value) {
     place(name);

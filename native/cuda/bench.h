@@ -7,5 +7,7 @@
 namespace kilotoken {
 
 std::string bench_floors();
+std::string bench_operations();
+std::string bench_layers();
 
 }  // namespace kilotoken

@@ -63,7 +63,7 @@ function printResult(result: BenchKernels): void {
     print(table(rows, right));
   }
   const leftOut = result.raw.peers?.leftOut ?? [];
-  if (leftOut.length > 0) print(`\n${leftOut.length} runs of peers were left out; the document says why`);
+  if (leftOut.length > 0) print(`\nLeft out among the peers: ${leftOut.length}; the document says why`);
 }
 
 function readJson(path: string): unknown {
