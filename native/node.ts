@@ -8,7 +8,7 @@ import { DeviceError, EnvironmentError } from './errors.ts';
 
 /** What the addon exports for it; see native/addon/node_exports.cpp. */
 export interface NodeExports {
-  nodeDescribe(): NativeNode;
+  nodeDescribe(): Promise<NativeNode>;
   nodeOpen(spec: NativeNodeSpec): Promise<NativeNodeModel>;
   /** Absent where the build has no floors. */
   nodeReadCeiling?(gpus: number): Promise<{ readonly bytesPerSecond: number[]; readonly method: string }>;
@@ -39,6 +39,7 @@ export interface NativeNodeSpec {
   readonly gpus: number;
   readonly sharedRouting: number;
   readonly maxContext: number;
+  readonly filledContext: number | null;
   readonly seed: string;
 }
 
@@ -69,9 +70,10 @@ export interface NativeNodeModel {
 }
 
 export interface NativeNodeSequence {
-  readonly first: NativeNodeRound;
   /** To the end of the output. */
-  decode(): Promise<NativeNodeRound[]>;
+  decode(): Promise<void>;
+  /** What that made, copied. */
+  decoded(): { readonly rounds: NativeNodeRound[]; readonly prefillNs: number };
   /** The target's logits of the last step as binary32, or null. */
   logits(): Promise<Float32Array | null>;
   close(): Promise<void>;
@@ -108,8 +110,8 @@ export function nodeMachine() {
         async generate(request: NativeNodeRequest) {
           const sequence = await callAddon(() => model.generate(request));
           return {
-            first: sequence.first,
             decode: () => callAddon(() => sequence.decode()),
+            decoded: () => callAddon(() => sequence.decoded()),
             async logitsDigest() {
               const logits = await callAddon(() => sequence.logits());
               if (logits === null) return null;

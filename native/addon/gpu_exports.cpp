@@ -7,6 +7,7 @@
 #include "native/cuda/load.h"
 #include "native/cuda/stack_model.h"
 #include "native/engine/fault.h"
+#include "node_exports.h"
 #include "objects.h"
 #include "promise_worker.h"
 #include "values.h"
@@ -100,6 +101,7 @@ void export_gpu(Napi::Env env, Napi::Object exports) {
   exports.Set("loadStack", Napi::Function::New<load_stack>(env, "loadStack"));
   exports.Set("loadSyntheticStack", Napi::Function::New<load_synthetic_stack>(env, "loadSyntheticStack"));
   exports.Set("loadStackToy", Napi::Function::New<load_toy_of_stack>(env, "loadStackToy"));
+  export_node(env, exports);
 }
 
 }  // namespace kilotoken

@@ -127,13 +127,12 @@ export class FakeMachine implements NodeMachine {
     const elapsed = rounds.reduce((sum, round) => sum + round.draftNs + round.verifyNs, 0);
     const text = JSON.stringify([rounds.map((round) => round.committed), fault?.kind === 'other-bits' ? number : 0]);
     return {
-      first: rounds[0]!,
       decode: async () => {
         if (fault?.kind === 'hangs' && fault.generation === number) return new Promise(() => {});
         if (fault?.kind === 'kernel-fault' && fault.generation === number) throw new DeviceError(fault.message);
         clock?.advance((Number.isFinite(elapsed) ? elapsed : 1e6) + 20e3);
-        return rounds.slice(1);
       },
+      decoded: async () => ({ rounds, prefillNs: 0 }),
       logitsDigest: async () => `sha256:${createHash('sha256').update(text).digest('hex')}`,
       close: async () => {},
     };

@@ -46,6 +46,8 @@ export interface NodeModelSpec {
   /** 0: tokens choose experts independently. 1: neighbouring positions choose alike, as far as the model goes. */
   readonly sharedRouting: number;
   readonly maxContext: number;
+  /** Positions that every request will have filled before its prompt; null: each says for itself. */
+  readonly filledContext: number | null;
   /** Unsigned 64-bit, decimal. */
   readonly seed: string;
 }
@@ -76,11 +78,19 @@ export interface NodeRound {
   readonly distinctExperts: readonly number[];
 }
 
+/** All rounds of an output. */
+export interface NodeDecoded {
+  /** The first is the prefill's: one token, nothing drafted. */
+  readonly rounds: readonly NodeRound[];
+  /** Nanoseconds of decode() that the prompt took, by the engine's clock; 0 where `generate` had already dealt with it. */
+  readonly prefillNs: number;
+}
+
 export interface NodeSequence {
-  /** The round of the prefill: one token, nothing drafted. */
-  readonly first: NodeRound;
-  /** All further rounds, to the end. Called once. */
-  decode(): Promise<readonly NodeRound[]>;
+  /** To the end. Called once; the harness's clock runs around it. */
+  decode(): Promise<void>;
+  /** What that made. */
+  decoded(): Promise<NodeDecoded>;
   /** `sha256:<hex>` over the target's logits of the last step as binary32; null where they are not to be had. */
   logitsDigest(): Promise<string | null>;
   close(): Promise<void>;
@@ -89,7 +99,7 @@ export interface NodeSequence {
 export interface NodeModel {
   /** Bytes of weights as they lie on the first GPU; null when the engine does not say. */
   readonly weightBytes: number | null;
-  /** Ready to decode: the prompt has gone through. */
+  /** Ready to decode: the prompt has gone through, if the engine can part that from what follows. */
   generate(request: NodeRequest): Promise<NodeSequence>;
   close(): Promise<void>;
 }

@@ -55,6 +55,8 @@ export const PlanModel = z.strictObject({
   gpus: Count,
   sharedRouting: z.number().min(0).max(1),
   maxContext: Count,
+  /** Of the reference, which fills its cache once, when it is opened. */
+  filledContext: z.int().nonnegative().nullable(),
   seed: z.string(),
   /** gpuBytes of shape.ts: an estimate. */
   estimatedGpuBytes: z.number().positive(),
@@ -283,7 +285,7 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
     const layers = Math.min(most, layersThatFit({ gpus: count, experts, draft: true, maxContext }, input.freeBytes));
     return layers < 2
       ? null
-      : draft.model({ engine: 'stack', experts, layers, gpus: count, sharedRouting, maxContext });
+      : draft.model({ engine: 'stack', experts, layers, gpus: count, sharedRouting, maxContext, filledContext: null });
   };
   if (input.layers !== null) {
     const need = gpuBytes({ layers: input.layers, gpus, experts: 'mxfp4', draft: true, maxContext: room.main });
@@ -440,7 +442,16 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
       draft.absent('reference', 'two layers with FP8 experts do not fit the memory', 'reference/plain');
       return;
     }
-    const spec = { engine: 'reference', experts: 'fp8', layers, gpus, sharedRouting: 0, maxContext } as const;
+    const filledContext = lacks.filledContext === null ? base - PROMPT_TOKENS : 0;
+    const spec = {
+      engine: 'reference',
+      experts: 'fp8',
+      layers,
+      gpus,
+      sharedRouting: 0,
+      maxContext,
+      filledContext,
+    } as const;
     const reference = draft.model(spec);
     const cell = draft.cell({
       id: 'reference/plain',

@@ -69,7 +69,7 @@ export const GenerationRow = z.strictObject({
   ...PlanTask.shape,
   model: z.string().min(1),
   t_ns: Nanoseconds,
-  /** The harness's clock around the prefill, and around all further rounds together. */
+  /** The harness's clock around the prefill, and around all further rounds together; where an engine does both in one go, parted by its own. */
   prefillNs: Nanoseconds,
   decodeNs: Nanoseconds,
   rounds: Count,

@@ -143,6 +143,7 @@ class NodeRun {
     const began = now();
     let prefilled = began;
     let ended = began;
+    let inside = 0;
     let rounds: NodeRoundRow[] = [];
     let logitsDigest: string | null = null;
     let fault: GenerationFault | null = null;
@@ -161,11 +162,14 @@ class NodeRun {
         }),
       );
       prefilled = now();
-      const decoded = await this.#within(limit, `decoding ${cell.id}`, sequence.decode());
+      await this.#within(limit, `decoding ${cell.id}`, sequence.decode());
       ended = now();
+      const decoded = await this.#within(limit, 'reading rounds', sequence.decoded());
+      // What of this call was the prompt's is the engine's to say; its clock counts no further than ours.
+      inside = Math.min(decoded.prefillNs, Number(ended - prefilled));
       logitsDigest = await this.#within(limit, 'reading logits', sequence.logitsDigest());
       await this.#within(limit, 'closing a sequence', sequence.close());
-      const checked = roundRows(g, [sequence.first, ...decoded]);
+      const checked = roundRows(g, decoded.rounds);
       if (typeof checked === 'string') fault = { kind: 'malformed', message: checked };
       else rounds = checked;
     } catch (error) {
@@ -187,8 +191,8 @@ class NodeRun {
         ...task,
         model: cell.model,
         t_ns: writer.t(began),
-        prefillNs: Number(prefilled - began),
-        decodeNs: Number(ended - prefilled),
+        prefillNs: Number(prefilled - began) + inside,
+        decodeNs: Number(ended - prefilled) - inside,
         rounds: rounds.length,
         tokens: tokens.length,
         tokensDigest: tokensDigest(tokens),

@@ -101,12 +101,14 @@ function draftKvBytes(context: number): number {
   return PRO.draftLayers * PRO.kvHeads * 2 * PRO.draftHeadDim * 2 * Math.min(PRO.draftWindow, context);
 }
 
-/** Room for activations, instruction lists and what the driver keeps: an allowance, not a measurement. */
-export const WORKSPACE_BYTES = 1 * 2 ** 30;
+/** Room for activations, instruction lists and what the driver keeps, and for a library of collectives: allowances, not measurements. */
+const WORKSPACE_BYTES = 2 ** 30;
+const COLLECTIVES_BYTES = 1.5 * 2 ** 30;
 
 /**
  * What one of `gpus` GPUs holds, estimated: embedding, router and the draft's fc whole, all else divided; the caches at their full
- * length; two expert matrices of a layer on their way into their final form; and WORKSPACE_BYTES.
+ * length; two expert matrices of a layer on their way into their final form; and room to work. Without a draft it is the plain
+ * reference, whose collectives are a library's.
  */
 export function gpuBytes(model: {
   readonly layers: number;
@@ -127,7 +129,7 @@ export function gpuBytes(model: {
     (model.draft ? PRO.draftLayers * DRAFT_LAYER + draftKvBytes(maxContext) : 0) +
     kvBytes(layers, maxContext, maxContext);
   const staging = mixture > 0 ? (2 / 3) * expertsOfLayer : 0;
-  return whole + (divided + staging) / gpus + WORKSPACE_BYTES;
+  return whole + (divided + staging) / gpus + WORKSPACE_BYTES + (model.draft ? 0 : COLLECTIVES_BYTES);
 }
 
 /** The most layers, up to all, whose gpuBytes stay within `free`; 0 when not even two fit. */

@@ -1,0 +1,313 @@
+#include "node.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <barrier>
+#include <exception>
+#include <limits>
+#include <thread>
+#include <utility>
+
+#include "core/synthetic.h"
+#include "kernels/bench/floors.h"
+#include "kernels/stack.h"
+#include "kernels/synthetic/source.h"
+#include "native/engine/fault.h"
+#include "reference/fp8/device.h"
+#include "reference_node.h"
+
+namespace kilotoken::stack {
+struct Rank;
+}
+
+namespace kilotoken {
+
+namespace {
+
+// What the stack of this build can do beyond one GPU is asked of its interface.
+template <class R>
+constexpr bool kHasRanks = requires { sizeof(R); };
+template <class R>
+constexpr bool kHasFilledContext = requires(R r) { r.filled_context; };
+template <class T>
+constexpr bool kHasSharedRouting = requires(T t) { t.shared_routing; };
+
+template <class Body>
+auto with_faults(Body body) {
+  try {
+    return body();
+  } catch (const stack::KernelFault& fault) {
+    throw fp8::DeviceFault(fault.what());
+  } catch (const stack::DeviceError& error) {
+    throw EnvironmentFault(error.what());
+  } catch (const fp8::RankFault& fault) {
+    throw EnvironmentFault(fault.what());
+  } catch (const std::invalid_argument& error) {
+    throw InputFault(error.what());
+  }
+}
+
+SyntheticShape shape_of(const NodeSpec& spec) {
+  SyntheticShape shape;
+  shape.layers = spec.layers;
+  shape.fp8_experts = spec.fp8_experts;
+  return shape;
+}
+
+Round round_of(const stack::StackRound& from) {
+  Round round;
+  round.prefill = from.prefill;
+  round.committed = from.committed;
+  round.drafted = from.drafted;
+  round.accepted = from.accepted;
+  round.finish = from.finish == 0 ? Finish::kNone : from.finish == 1 ? Finish::kStop : Finish::kLength;
+  round.draft_ns = from.draft_ns;
+  round.verify_ns = from.verify_ns;
+  round.total_ns = from.draft_ns + from.verify_ns;
+  round.distinct_experts = from.distinct_experts;
+  return round;
+}
+
+stack::Mode mode_of(NodeMode mode) {
+  switch (mode) {
+    case NodeMode::kOps: return stack::Mode::kOps;
+    case NodeMode::kGraph: return stack::Mode::kGraph;
+    case NodeMode::kResident: return stack::Mode::kResident;
+  }
+  return stack::Mode::kResident;
+}
+
+class StackSequence final : public NodeSequence {
+ public:
+  StackSequence(std::unique_ptr<stack::StackSession> session, stack::Mode mode, size_t max_tokens)
+      : session_(std::move(session)), mode_(mode), max_tokens_(max_tokens) {
+    with_faults([&] { take(session_->run(1, mode_)); });
+  }
+
+  void decode() override {
+    with_faults([&] {
+      const size_t most = std::min<size_t>(max_tokens_, std::numeric_limits<int>::max());
+      while (!session_->finished()) {
+        auto made = session_->run(static_cast<int>(most), mode_);
+        if (made.empty()) throw fp8::DeviceFault("the stack made no round");
+        take(std::move(made));
+      }
+    });
+    for (const stack::StackRound& round : rounds_) decoded_.rounds.push_back(round_of(round));
+  }
+
+  const NodeDecoded& decoded() const override { return decoded_; }
+
+  std::vector<float> logits() const override {
+    return with_faults([&] { return session_->logits(/*draft=*/false); });
+  }
+
+ private:
+  void take(std::vector<stack::StackRound> made) {
+    if (rounds_.empty()) rounds_ = std::move(made);
+    else rounds_.insert(rounds_.end(), std::make_move_iterator(made.begin()), std::make_move_iterator(made.end()));
+  }
+
+  std::unique_ptr<stack::StackSession> session_;
+  const stack::Mode mode_;
+  const size_t max_tokens_;
+  std::vector<stack::StackRound> rounds_;
+  NodeDecoded decoded_;
+};
+
+template <class Request>
+void fill_context(Request& request, size_t positions) {
+  if constexpr (kHasFilledContext<Request>) request.filled_context = static_cast<decltype(request.filled_context)>(positions);
+  else if (positions > 0) throw InputFault("the stack of this build prefills every position");
+}
+
+template <class Target>
+void share_routing(Target& target, double share) {
+  if constexpr (kHasSharedRouting<Target>) target.shared_routing = static_cast<decltype(target.shared_routing)>(share);
+  else if (share > 0) throw InputFault("the stack of this build has no shared routing");
+}
+
+// The stack packs its own copies: nothing of what it is made from has to outlive the call.
+template <class Stack, class Rank>
+std::shared_ptr<Stack> make_stack(std::vector<stack::TargetShape>& targets, std::vector<stack::DraftShape>& drafts,
+                                         std::vector<std::unique_ptr<stack::WeightSource>>& sources) {
+  if constexpr (kHasRanks<Rank>) {
+    std::vector<Rank> ranks;
+    for (size_t i = 0; i < targets.size(); ++i) ranks.push_back(Rank{static_cast<int>(i), targets[i], &drafts[i], sources[i].get()});
+    return Stack::make_parallel(ranks);
+  } else {
+    if (targets.size() > 1) throw InputFault("the stack of this build runs on one GPU");
+    return Stack::make(0, targets[0], &drafts[0], *sources[0]);
+  }
+}
+
+class StackNode final : public NodeModel {
+ public:
+  explicit StackNode(const NodeSpec& spec) {
+    if (spec.fp8_experts) throw InputFault(inspect_node().fp8_experts);
+    const SyntheticShape shape = shape_of(spec);
+    std::vector<stack::TargetShape> targets;
+    std::vector<stack::DraftShape> drafts;
+    std::vector<std::unique_ptr<stack::WeightSource>> sources;
+    for (uint32_t rank = 0; rank < spec.gpus; ++rank) {
+      const SyntheticShard shard{rank, spec.gpus};
+      if (const char* misfit = synthetic_misfit(shape, shard)) throw InputFault(std::string("pro-synthetic: ") + misfit);
+      targets.push_back(stack::synthetic_target(shape, shard, static_cast<int>(spec.max_context)));
+      share_routing(targets.back(), spec.shared_routing);
+      drafts.push_back(stack::synthetic_draft(shape, shard));
+      sources.push_back(stack::synthetic_source(spec.seed, shape, shard));
+    }
+    stack_ = with_faults([&] { return make_stack<stack::Stack, stack::Rank>(targets, drafts, sources); });
+  }
+
+  size_t weight_bytes() const override { return stack_->weight_bytes(); }
+
+  std::unique_ptr<NodeSequence> generate(const NodeRequest& from) override {
+    stack::Request request;
+    request.prompt = from.prompt;
+    fill_context(request, from.filled_context);
+    request.max_tokens = from.max_tokens;
+    request.block_size = from.block;
+    // By position, the filled ones counted: nothing stands in for what is not output.
+    if (!from.proposals.empty()) {
+      request.proposals.assign(from.filled_context + from.prompt.size(), 0);
+      request.proposals.insert(request.proposals.end(), from.proposals.begin(), from.proposals.end());
+    }
+    auto session = with_faults([&] { return stack_->open(request); });
+    return std::make_unique<StackSequence>(std::move(session), mode_of(from.mode), from.max_tokens);
+  }
+
+ private:
+  std::shared_ptr<stack::Stack> stack_;
+};
+
+// Decodes prompt and output in one call; a round is a token.
+class ReferenceSequence final : public NodeSequence {
+ public:
+  ReferenceSequence(std::shared_ptr<ReferenceNode> node, const NodeRequest& request, uint32_t mixture_layers, uint32_t experts_per_token)
+      : node_(std::move(node)), prompt_(request.prompt), max_tokens_(request.max_tokens), mixture_layers_(mixture_layers), experts_per_token_(experts_per_token) {}
+
+  void decode() override {
+    const ReferenceRun run = with_faults([&] { return node_->generate(prompt_, max_tokens_); });
+    for (size_t i = 0; i < run.tokens.size(); ++i) {
+      Round round;
+      round.prefill = i == 0;
+      round.committed = {run.tokens[i]};
+      round.verify_ns = round.total_ns = run.step_ns.at(i);
+      round.finish = i + 1 == run.tokens.size() ? Finish::kLength : Finish::kNone;
+      round.distinct_experts.assign(mixture_layers_, experts_per_token_);  // one token
+      decoded_.rounds.push_back(std::move(round));
+    }
+    decoded_.prefill_ns = run.prompt_ns + run.step_ns.at(0);
+  }
+
+  const NodeDecoded& decoded() const override { return decoded_; }
+  std::vector<float> logits() const override { return {}; }
+
+ private:
+  std::shared_ptr<ReferenceNode> node_;
+  const std::vector<int32_t> prompt_;
+  const size_t max_tokens_;
+  const uint32_t mixture_layers_, experts_per_token_;
+  NodeDecoded decoded_;
+};
+
+class PlainNode final : public NodeModel {
+ public:
+  explicit PlainNode(const NodeSpec& spec) : shape_(shape_of(spec)), filled_(spec.filled_context.value_or(0)) {
+    ReferenceNodeOptions options;
+    options.gpus.clear();
+    for (uint32_t gpu = 0; gpu < spec.gpus; ++gpu) options.gpus.push_back(static_cast<int>(gpu));
+    options.layers = spec.layers;
+    options.seed = spec.seed;
+    options.fp8_experts = spec.fp8_experts;
+    options.max_context = spec.max_context;
+    options.filled_context = filled_;
+    node_ = with_faults([&] { return std::shared_ptr<ReferenceNode>(open_reference_node(options)); });
+  }
+
+  size_t weight_bytes() const override { return node_->weight_bytes() / node_->ranks(); }
+
+  std::unique_ptr<NodeSequence> generate(const NodeRequest& request) override {
+    if (request.block != 1) throw InputFault("the plain reference does not speculate");
+    if (request.filled_context != filled_) throw InputFault("the reference filled its cache when it was opened");
+    return std::make_unique<ReferenceSequence>(node_, request, shape_.layers - 1, shape_.experts_per_token);
+  }
+
+ private:
+  const SyntheticShape shape_;
+  const size_t filled_;
+  std::shared_ptr<ReferenceNode> node_;
+};
+
+template <class Rank, class Request, class Target>
+void add_lacks(NodeReport& report) {
+  report.fp8_experts = "the stack holds MXFP4 experts only";
+  if constexpr (!kHasFilledContext<Request>) report.filled_context = "the stack of this build prefills every position";
+  if constexpr (!kHasSharedRouting<Target>) report.shared_routing = "the stack of this build has no shared routing";
+  if constexpr (!kHasRanks<Rank>)
+    if (report.gpus.size() > 1) report.gpus.resize(1);
+}
+
+}  // namespace
+
+NodeReport inspect_node() {
+  NodeReport report;
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
+    report.lack = fp8::inspect_device().lack;
+    if (report.lack.empty()) report.lack = "no GPU is visible";
+    return report;
+  }
+  for (int gpu = 0; gpu < count; ++gpu) {
+    const fp8::DeviceReport device = fp8::inspect_device(gpu);
+    if (!device.lack.empty()) {
+      if (gpu == 0) report.lack = device.lack;
+      break;  // ranks are the first GPUs
+    }
+    NodeGpu found{gpu, device.name, device.memory, device.free_memory, {}};
+    for (int other = 0; other < count; ++other) {
+      int reaches = 0;
+      if (other != gpu && cudaDeviceCanAccessPeer(&reaches, gpu, other) == cudaSuccess && reaches != 0) found.peers.push_back(other);
+    }
+    report.gpus.push_back(std::move(found));
+  }
+  add_lacks<stack::Rank, stack::Request, stack::TargetShape>(report);
+  return report;
+}
+
+std::shared_ptr<NodeModel> open_node(const NodeSpec& spec) {
+  for (uint32_t gpu = 0; gpu < spec.gpus; ++gpu) fp8::require_device(static_cast<int>(gpu));
+  if (spec.reference) return std::make_shared<PlainNode>(spec);
+  return std::make_shared<StackNode>(spec);
+}
+
+NodeReadCeiling node_read_ceiling(uint32_t gpus) {
+  NodeReadCeiling ceiling;
+  ceiling.bytes_per_second.resize(gpus);
+  ceiling.method = "bulk copies into shared memory, best median over ring sizes";
+  std::vector<std::exception_ptr> failures(gpus);
+  std::barrier together(static_cast<std::ptrdiff_t>(gpus));
+  std::vector<std::thread> threads;
+  for (uint32_t gpu = 0; gpu < gpus; ++gpu)
+    threads.emplace_back([&, gpu] {
+      together.arrive_and_wait();
+      try {
+        for (bench::ReadRate& rate : bench::measure_floors(static_cast<int>(gpu)).reads) {
+          std::sort(rate.us.begin(), rate.us.end());
+          if (rate.us.empty()) continue;
+          const double seconds = rate.us[rate.us.size() / 2] / 1e6;
+          ceiling.bytes_per_second[gpu] = std::max(ceiling.bytes_per_second[gpu], static_cast<double>(rate.bytes) / seconds);
+        }
+      } catch (...) {
+        failures[gpu] = std::current_exception();
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& failure : failures)
+    if (failure) with_faults([&] { std::rethrow_exception(failure); });
+  return ceiling;
+}
+
+}  // namespace kilotoken
