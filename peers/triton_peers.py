@@ -1,7 +1,7 @@
 """Triton kernels of this repository's own, as the third thing a user would try: an FP8 linear with 128x128 scales, and the MXFP4 expert pair.
 
 Weights are the first operand of every product (64 rows or so), the step's rows, padded to 16, the second. Long sums are split over programs and
-added by a second kernel in a fixed order. Block sizes are chosen for each matrix by timing a few of them at 8 rows.
+added by a second kernel in a fixed order. Block sizes are chosen by timing a few of them, for each matrix at 8 rows and for each set of experts.
 """
 
 import sys
@@ -140,55 +140,69 @@ def fp8_linears(record: Record) -> None:
 
 @triton.jit
 def widen(codes, scales, TILE: tl.constexpr, HALF: tl.constexpr):
-    """Four-bit codes in the low bits of each byte, with their E8M0 scales [TILE][HALF / 16], as BF16. The code's three low bits, moved to the top of
-    BF16's fraction and the bottom of its exponent, are the value times 2^-126, exactly, zero and one half among them."""
-    bits = ((codes & 8).to(tl.uint16) << 12) | ((codes & 7).to(tl.uint16) << 6)
-    # 2^(scale - 127) * 2^126: the exponent field scale + 126, in two factors that both stay in range
-    factor = (scales.to(tl.uint16) << 7).to(tl.bfloat16, bitcast=True)
+    """Bytes of two E2M1 codes and their E8M0 scales [TILE][HALF / 16], at most 2, as two tiles of BF16: of the low halves and of the high ones. A code's three low
+    bits, at the top of BF16's fraction and the bottom of its exponent, are the value times 2^-126, exactly, zero and one half among them."""
+    even, odd = tl.inline_asm_elementwise(
+        """
+        {
+        .reg .b32 t, u, a, b;
+        prmt.b32 t, $4, 0, 0x4140;
+        prmt.b32 u, $4, 0, 0x4342;
+        shl.b32 a, t, 12; shl.b32 b, t, 6; and.b32 a, a, 0x80008000; and.b32 b, b, 0x01c001c0; or.b32 $0, a, b;
+        shl.b32 a, u, 12; shl.b32 b, u, 6; and.b32 a, a, 0x80008000; and.b32 b, b, 0x01c001c0; or.b32 $1, a, b;
+        shl.b32 a, t, 8; shl.b32 b, t, 2; and.b32 a, a, 0x80008000; and.b32 b, b, 0x01c001c0; or.b32 $2, a, b;
+        shl.b32 a, u, 8; shl.b32 b, u, 2; and.b32 a, a, 0x80008000; and.b32 b, b, 0x01c001c0; or.b32 $3, a, b;
+        }
+        """,
+        constraints="=r,=r,=r,=r,r",
+        args=[codes],
+        dtype=(tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=4,
+    )
+    factor = ((scales.to(tl.uint16) + 126) << 7).to(tl.bfloat16, bitcast=True)  # 2^(scale - 127) * 2^126
     wide = tl.reshape(tl.broadcast_to(factor[:, :, None], (TILE, HALF // 16, 16)), (TILE, HALF))
-    up = tl.full((1, 1), 0x7E80, tl.uint16).to(tl.bfloat16, bitcast=True)  # 2^126
-    return (bits.to(tl.bfloat16, bitcast=True) * up) * wide
+    return even * wide, odd * wide
 
 
 @triton.jit
-def product(w_at, s_at, x_even_at, x_odd_at, total, TILE: tl.constexpr, BLOCK: tl.constexpr, SCALED: tl.constexpr, x_at):
-    """total += 64 or so weight rows times 16 input rows over BLOCK of k."""
+def product(w_at, s_at, x_at, x_odd_at, total, TILE: tl.constexpr, BLOCK: tl.constexpr, SCALED: tl.constexpr):
+    """total += TILE weight rows times 16 input rows over BLOCK of k. x_at: all of the block, or (not SCALED) its even k, with the odd ones at x_odd_at."""
     codes = tl.load(w_at)
     scales = tl.load(s_at)
     if SCALED:
         return tl.dot_scaled(codes, scales, "e2m1", tl.load(x_at), None, "bf16", total)
     else:
-        even = widen(codes, scales, TILE, BLOCK // 2)
-        odd = widen(codes >> 4, scales, TILE, BLOCK // 2)
-        total = tl.dot(even, tl.load(x_even_at), total)
+        even, odd = widen(codes, scales, TILE, BLOCK // 2)
+        total = tl.dot(even, tl.load(x_at), total)
         return tl.dot(odd, tl.load(x_odd_at), total)
 
 
 @triton.jit
 def up_kernel(x, experts, weights, w, w_scales, h, k, WIDTH: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, SCALED: tl.constexpr, COLUMNS: tl.constexpr):
-    """h[place][column][WIDTH] = silu(gate) * up * the column's weight for the expert; expert rows are [gate | up]."""
+    """h[place][column][WIDTH] = silu(gate) * up * the column's weight for the expert; expert rows are [gate | up]. Unless SCALED, x and h have even k first."""
     place = tl.program_id(1)
     expert = tl.load(experts + place).to(tl.int64)
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     column = tl.arange(0, COLUMNS)
     byte = tl.arange(0, BLOCK // 2)
     group = tl.arange(0, BLOCK // 32)
+    STEP: tl.constexpr = BLOCK if SCALED else BLOCK // 2
     gate_at = w + (expert * 2 * WIDTH + row[:, None]) * (k // 2) + byte[None, :]
     gate_s = w_scales + (expert * 2 * WIDTH + row[:, None]) * (k // 32) + group[None, :]
-    x_at = x + column[None, :] * k + tl.arange(0, BLOCK)[:, None]
-    even_at = x + column[None, :] * k + byte[:, None] * 2
+    x_at = x + column[None, :] * k + tl.arange(0, STEP)[:, None]
     gate = tl.zeros((TILE, COLUMNS), dtype=tl.float32)
     up = tl.zeros((TILE, COLUMNS), dtype=tl.float32)
     for _ in range(k // BLOCK):
-        gate = product(gate_at, gate_s, even_at, even_at + 1, gate, TILE, BLOCK, SCALED, x_at)
-        up = product(gate_at + WIDTH * (k // 2), gate_s + WIDTH * (k // 32), even_at, even_at + 1, up, TILE, BLOCK, SCALED, x_at)
+        gate = product(gate_at, gate_s, x_at, x_at + k // 2, gate, TILE, BLOCK, SCALED)
+        up = product(gate_at + WIDTH * (k // 2), gate_s + WIDTH * (k // 32), x_at, x_at + k // 2, up, TILE, BLOCK, SCALED)
         gate_at += BLOCK // 2
         gate_s += BLOCK // 32
-        x_at += BLOCK
-        even_at += BLOCK
+        x_at += STEP
     share = tl.load(weights + place * COLUMNS + column)
     value = gate / (1.0 + tl.exp(-gate)) * up * share[None, :]
-    tl.store(h + (place * COLUMNS + column[None, :]) * WIDTH + row[:, None], value.to(tl.bfloat16))
+    to = row if SCALED else row % 2 * (WIDTH // 2) + row // 2
+    tl.store(h + (place * COLUMNS + column[None, :]) * WIDTH + to[:, None], value.to(tl.bfloat16))
 
 
 @triton.jit
@@ -198,16 +212,15 @@ def down_kernel(h, experts, count, each, w, w_scales, parts, hidden, WIDTH: tl.c
     column = tl.arange(0, COLUMNS)
     byte = tl.arange(0, WIDTH // 2)
     group = tl.arange(0, WIDTH // 32)
+    STEP: tl.constexpr = WIDTH if SCALED else WIDTH // 2
     total = tl.zeros((TILE, COLUMNS), dtype=tl.float32)
     first = tl.program_id(1) * each
     for place in range(first, tl.minimum(first + each, count)):
         expert = tl.load(experts + place).to(tl.int64)
         w_at = w + (expert * hidden + row[:, None]) * (WIDTH // 2) + byte[None, :]
         s_at = w_scales + (expert * hidden + row[:, None]) * (WIDTH // 32) + group[None, :]
-        h_at = h + (place * COLUMNS + column[None, :]) * WIDTH
-        total = product(
-            w_at, s_at, h_at + byte[:, None] * 2, h_at + byte[:, None] * 2 + 1, total, TILE, WIDTH, SCALED, h_at + tl.arange(0, WIDTH)[:, None]
-        )
+        h_at = h + (place * COLUMNS + column[None, :]) * WIDTH + tl.arange(0, STEP)[:, None]
+        total = product(w_at, s_at, h_at, h_at + WIDTH // 2, total, TILE, WIDTH, SCALED)
     tl.store(parts + (tl.program_id(1) * COLUMNS + column[None, :]) * hidden + row[:, None], total)
 
 
@@ -215,6 +228,8 @@ class ExpertPair:
     def __init__(self, x, route, scaled: bool, option):
         self.tile, self.block, self.stages, self.splits = option
         self.x, self.scaled, self.m = pad(x), scaled, x.shape[0]
+        if not scaled:
+            self.x = torch.cat((self.x[:, 0::2], self.x[:, 1::2]), 1).contiguous()
         self.count = route.shape[1]
         self.weights = pad(route).t().contiguous().float()
         self.splits = min(self.splits, self.count)
@@ -237,16 +252,19 @@ class ExpertPair:
         return self.out
 
 
+PAIR_OPTIONS = ((64, 128, 4, 8), (64, 256, 3, 4), (32, 128, 4, 8), (32, 256, 3, 16), (16, 256, 3, 8), (16, 512, 2, 8))
+"""Rows and k of a tile, stages, and parts of the list of experts in the second product."""
+
+
 def expert_pairs(record: Record) -> None:
     up = mxfp4_weight(STORED_EXPERTS, 2 * EXPERT_WIDTH, HIDDEN, 900)
     down = mxfp4_weight(STORED_EXPERTS, HIDDEN, EXPERT_WIDTH, 901)
     order = torch.randperm(STORED_EXPERTS, generator=torch.Generator().manual_seed(3)).to(torch.int32)
     expert_bytes = (up.codes[0].numel() + up.scales[0].numel()) + (down.codes[0].numel() + down.scales[0].numel())
     for scaled, peer in ((True, "Triton MXFP4 by dot_scaled, BF16 inputs"), (False, "Triton MXFP4 widened by hand, BF16 inputs")):
-        chosen = {}
         for m, count in reversed(PAIRS):
 
-            def make(m=m, count=count, scaled=scaled, chosen=chosen):
+            def make(m=m, count=count, scaled=scaled):
                 lists = [order[i : i + count].sort().values.cuda() for i in range(0, STORED_EXPERTS - count + 1, count)]
                 lists = lists[: copies_of(count * expert_bytes)]
                 x = normal((m, HIDDEN), 17 + m)
@@ -256,9 +274,7 @@ def expert_pairs(record: Record) -> None:
                     pair = ExpertPair(x, route, scaled, option)
                     return [lambda experts=experts: pair(experts, up, down) for experts in lists]
 
-                if "option" not in chosen:
-                    chosen["option"] = best_of([(64, 128, 4, 8), (32, 128, 4, 8), (32, 256, 3, 16), (64, 256, 3, 8)], calls)
-                copies = calls(chosen["option"])
+                copies = calls(best_of(PAIR_OPTIONS, calls))
                 ids = lists[0].long()
                 gate, value = torch.einsum("mk,enk->emn", x.double(), type(up)(up.codes[ids], up.scales[ids]).value()).chunk(2, -1)
                 h = torch.nn.functional.silu(gate) * value * route.double().t().unsqueeze(-1)

@@ -107,34 +107,38 @@ __global__ void __launch_bounds__(kReaders + 32, 1) read_kernel(const __grid_con
   if (threadIdx.x == 0) args.spans[blockIdx.x].begin = ptx::nanoseconds();
   int place = 0;
   uint32_t phase = 0;
-  const auto next = [&] {
-    if (++place == args.ring_pages) place = 0, phase ^= 1;
-  };
+  const int mine = static_cast<int>((args.pages + gridDim.x - 1 - blockIdx.x) / gridDim.x);
   if (threadIdx.x >= kReaders) {
     if (threadIdx.x == kReaders) {
+      // Running pointers only: what this thread does for a page is what limits small pages.
       const uint64_t policy = ptx::evict_first();
-      const uint8_t* from = args.data + static_cast<size_t>(blockIdx.x) * args.page_bytes;
-      const size_t stride = static_cast<size_t>(gridDim.x) * args.page_bytes;
-      for (uint64_t page = blockIdx.x; page < args.pages; page += gridDim.x, from += stride) {
+      const uint32_t bytes = args.page_bytes;
+      const uint8_t* from = args.data + static_cast<size_t>(blockIdx.x) * bytes;
+      const size_t stride = static_cast<size_t>(gridDim.x) * bytes;
+      uint8_t* to = ring;
+      for (int page = 0; page < mine; ++page) {
         ptx::barrier_wait(&empty[place], phase ^ 1, args.fault, ptx::Wait::kRingEmpty, 0);
-        ptx::barrier_expect(&full[place], args.page_bytes);
-        ptx::bulk_copy(ring + static_cast<size_t>(place) * args.page_bytes, from, args.page_bytes, &full[place], policy);
-        next();
+        ptx::barrier_expect(&full[place], bytes);
+        ptx::bulk_copy(to, from, bytes, &full[place], policy);
+        from += stride;
+        to += bytes;
+        if (++place == args.ring_pages) place = 0, phase ^= 1, to = ring;
       }
     }
     return;
   }
   uint32_t sum = 0;
-  for (uint64_t page = blockIdx.x; page < args.pages; page += gridDim.x) {
+  const uint8_t* at = ring;
+  for (int page = 0; page < mine; ++page) {
     ptx::barrier_wait(&full[place], phase, args.fault, ptx::Wait::kRingFull, 0);
-    const uint8_t* at = ring + static_cast<size_t>(place) * args.page_bytes;
     for (uint32_t i = threadIdx.x * 16; i < args.page_bytes; i += kReaders * 16) {
       const uint4 w = *reinterpret_cast<const uint4*>(at + i);
       sum += (w.x + w.y) + (w.z + w.w);
     }
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::barrier_arrive(&empty[place]);
-    next();
+    at += args.page_bytes;
+    if (++place == args.ring_pages) place = 0, phase ^= 1, at = ring;
   }
   ptx::group_sync<1, kReaders>();
   if (threadIdx.x == 0) args.spans[blockIdx.x].end = ptx::nanoseconds();
