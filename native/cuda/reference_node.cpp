@@ -246,6 +246,19 @@ class Node final : public ReferenceNode {
     return *result;
   }
 
+  void configure(bool graph, size_t filled_context) override {
+    ReferenceNodeOptions next = options_;
+    next.graph = graph;
+    next.filled_context = filled_context;
+    check_options(next, ranks_);
+    if (filled_context != options_.filled_context) {
+      run([next](Core::Local& local) { local.decode->fill_context(next.seed, next.filled_context); }, next.step_limit);
+    }
+    // On all ranks before any launches it: a rank that makes its graph must not find another one waiting inside a collective.
+    if (graph) run([](Core::Local& local) { local.decode->capture(); }, next.step_limit);
+    options_ = next;
+  }
+
   uint32_t ranks() const override { return ranks_; }
   uint64_t weight_bytes() const override {
     uint64_t bytes = 0;
@@ -345,7 +358,7 @@ class Node final : public ReferenceNode {
           local.decode->fill_context(options.seed, options.filled_context);
         },
         kLoadLimit);
-    // A step with the others: NCCL connects on first use. Only then is a step captured, on all ranks before any launches it.
+    // A step with the others: NCCL connects on first use, before it can be captured.
     run(
         [core, at = options.filled_context](Core::Local& local) {
           local.decode->seek(at);
@@ -353,8 +366,8 @@ class Node final : public ReferenceNode {
           wait(*core, *local.decode);
         },
         options.meet_limit);
-    if (options.graph) run([](Core::Local& local) { local.decode->capture(); }, options.step_limit);
     launches_ = core_->locals.front().decode->launches();
+    configure(options.graph, options.filled_context);
   }
 
   // Runs `job` on every local rank and watches over it: a failure of one, a lost process, an error of NCCL's own, or `limit` without progress ends it
@@ -441,7 +454,7 @@ class Node final : public ReferenceNode {
     throw std::logic_error("a failure without an error");
   }
 
-  const ReferenceNodeOptions options_;
+  ReferenceNodeOptions options_;
   const SyntheticShape shape_;
   const std::shared_ptr<Core> core_;
   uint32_t ranks_ = 1;

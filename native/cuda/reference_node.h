@@ -51,6 +51,8 @@ class ReferenceNode {
   // vocabulary or too long; EnvironmentFault when another rank is lost; fp8::DeviceFault when a GPU fails. After any but the first the node is
   // of no more use, nor is a GPU to this process.
   virtual ReferenceRun generate(std::span<const int32_t> prompt, size_t max_tokens) = 0;
+  // From here on: steps as launches or as a graph, behind so many filled positions. Throws as open_reference_node and generate do.
+  virtual void configure(bool graph, size_t filled_context) = 0;
 
   virtual uint32_t ranks() const = 0;
   virtual uint64_t weight_bytes() const = 0;       // resident on all ranks together

@@ -2,6 +2,7 @@
 //   reference_parallel local                 ranks of a small shape as threads on one GPU, without NCCL: 2 ranks, and 4 and 8 that share key/value heads
 //   reference_parallel check GPUS            the 1.02 T shape, 3 layers, over 1 rank and over GPUS of them through NCCL
 //   reference_parallel time GPUS LAYERS MORE [context]    microseconds a step and a layer; MORE = 0: as many layers as fit
+//   reference_parallel need GIB              which layers fit into GIB of free memory a GPU; needs no GPU
 //   reference_parallel rank LAYERS TOKENS [die-at TOKEN]  this process is one rank of those that a launcher started
 // How far rows may lie apart. With unquantised activations: gamma(L) = L u / (1 - L u) of the row's largest logit, u = 2^-24, L the rounded steps from
 // the embedding to a logit (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1, without a factor for cancellation, which
@@ -347,25 +348,13 @@ double median(std::vector<uint64_t> ns) {
 
 struct Timed {
   double us = 0, low = 0, high = 0;  // median and the middle 90 % of the steps
-  uint64_t bytes = 0;
-  size_t layers = 0, launches = 0;
 };
 
-Timed time_steps(const ReferenceNodeOptions& options, bool ops) {
-  const auto node = open_reference_node(options);
-  std::vector<uint64_t> ns = node->generate(random_ids(8, SyntheticShape{}.vocab), 100).step_ns;
+Timed time_steps(ReferenceNode& node) {
+  std::vector<uint64_t> ns = node.generate(random_ids(8, SyntheticShape{}.vocab), 100).step_ns;
   ns.erase(ns.begin(), ns.begin() + 4);
   std::sort(ns.begin(), ns.end());
-  Timed timed{median(ns), static_cast<double>(ns[ns.size() / 20]) / 1e3, static_cast<double>(ns[ns.size() - 1 - ns.size() / 20]) / 1e3, node->step_weight_bytes(), options.layers,
-              node->launches()};
-  std::printf("  %zu layers: weights %.1f GB on %u ranks, made in %.1f s, collectives %s; step %.1f us [%.1f, %.1f], %zu launches, %.2f GB of weights a rank, %.0f GB/s\n",
-              options.layers, static_cast<double>(node->weight_bytes()) / 1e9, node->ranks(), node->load_seconds(), node->collectives().c_str(), timed.us, timed.low, timed.high,
-              timed.launches, static_cast<double>(timed.bytes) / 1e9, static_cast<double>(timed.bytes) / timed.us / 1e3);
-  if (ops) {
-    for (int i = 0; i < 2; ++i) node->profile();
-    for (const auto& [name, us] : node->profile()) std::printf("    %-18s %9.1f us\n", name.c_str(), us);
-  }
-  return timed;
+  return {median(ns), static_cast<double>(ns[ns.size() / 20]) / 1e3, static_cast<double>(ns[ns.size() - 1 - ns.size() / 20]) / 1e3};
 }
 
 void time_node(size_t gpus, size_t layers, size_t more, size_t context) {
@@ -374,30 +363,67 @@ void time_node(size_t gpus, size_t layers, size_t more, size_t context) {
     options.fp8_experts = fp8_experts;
     options.filled_context = context;
     options.max_context = context + 256;
+    size_t most = more;
     if (more == 0) {
       uint64_t free = UINT64_MAX;
       for (const int gpu : options.gpus) free = std::min<uint64_t>(free, fp8::inspect_device(gpu).free_memory);
-      ReferenceNodeOptions most = options;
-      most.layers = 70;
-      more = reference_layers_that_fit(most, static_cast<uint32_t>(gpus), free - (uint64_t{1} << 30));
-      if (more <= layers) throw std::runtime_error("no more layers fit");
+      ReferenceNodeOptions all = options;
+      all.layers = 70;
+      most = reference_layers_that_fit(all, static_cast<uint32_t>(gpus), free - (uint64_t{1} << 30));
+      if (most <= layers) throw std::runtime_error("no more layers fit");
     }
-    std::printf("%s experts, %zu ranks, context %zu (random keys and values), synthetic weights, batch 1, medians of 96 steps\n", fp8_experts ? "fp8" : "mxfp4", gpus, context);
-    for (const auto& [name, graph, nccl_sum] : {std::tuple{"launches, fixed order", false, false}, {"launches, ncclSum", false, true}, {"graph, fixed order", true, false},
-                                                {"graph, ncclSum", true, true}}) {
+    std::printf("%s experts, %zu ranks, context %zu (random keys and values), synthetic weights, batch 1, medians of 96 steps [middle 90 %%]\n",
+                fp8_experts ? "fp8" : "mxfp4", gpus, context);
+    for (const bool nccl_sum : {false, true}) {
       if (gpus == 1 && nccl_sum) continue;
-      if (!fp8_experts && !nccl_sum && gpus > 1) continue;
-      options.graph = graph;
       options.nccl_sum = nccl_sum;
-      std::printf(" %s\n", name);
-      options.layers = layers;
-      const Timed few = time_steps(options, false);
-      options.layers = more;
-      const Timed many = time_steps(options, fp8_experts && !graph && (nccl_sum || gpus == 1));
-      const double layer_us = (many.us - few.us) / static_cast<double>(more - layers), layer_bytes = static_cast<double>(many.bytes - few.bytes) / static_cast<double>(more - layers);
-      std::printf("  a layer: %.1f us, %.1f MB of weights a rank, %.0f GB/s\n", layer_us, layer_bytes / 1e6, layer_bytes / layer_us / 1e3);
+      double us[2][2] = {};
+      double bytes[2] = {};
+      for (const bool many : {false, true}) {
+        options.layers = many ? most : layers;
+        const auto node = open_reference_node(options);
+        bytes[many] = static_cast<double>(node->step_weight_bytes());
+        if (!many && !nccl_sum)
+          std::printf(" %s\n", node->collectives().c_str());
+        else if (!many) std::printf(" ncclSum\n");
+        std::printf("  %zu layers: %.1f GB of weights on all ranks, made in %.1f s; %zu launches a step; %.2f GB of weights read by a rank\n", options.layers,
+                    static_cast<double>(node->weight_bytes()) / 1e9, node->load_seconds(), node->launches(), bytes[many] / 1e9);
+        for (const bool graph : {false, true}) {
+          node->configure(graph, context);
+          const Timed timed = time_steps(*node);
+          us[many][graph] = timed.us;
+          std::printf("   %-8s %9.1f us [%.1f, %.1f], %.1f tokens/s, %.0f GB/s a rank\n", graph ? "graph" : "launches", timed.us, timed.low, timed.high, 1e6 / timed.us,
+                      bytes[many] / timed.us / 1e3);
+        }
+        if (many && fp8_experts && (nccl_sum || gpus == 1)) {
+          node->configure(false, context);
+          node->profile();
+          for (const auto& [name, sum] : node->profile()) std::printf("    %-18s %9.1f us\n", name.c_str(), sum);
+        }
+      }
+      for (const bool graph : {false, true}) {
+        const double layer_us = (us[1][graph] - us[0][graph]) / static_cast<double>(most - layers), layer_bytes = (bytes[1] - bytes[0]) / static_cast<double>(most - layers);
+        std::printf("  a layer, %-8s %.1f us, %.1f MB of weights a rank, %.0f GB/s\n", graph ? "graph" : "launches", layer_us, layer_bytes / 1e6, layer_bytes / layer_us / 1e3);
+      }
     }
   }
+}
+
+// ---- memory, before anything is made ----
+
+void needs(double gib) {
+  const double unit = 1024.0 * 1024.0 * 1024.0;
+  std::printf("layers of 70 that fit into %.1f GiB a GPU at 4096 positions, and what all 70 would take\n", gib);
+  for (const bool fp8_experts : {true, false})
+    for (const uint32_t ranks : {1u, 2u, 4u, 8u, 16u}) {
+      ReferenceNodeOptions options;
+      options.fp8_experts = fp8_experts;
+      const ReferenceNeed need = reference_need(options, ranks);
+      const uint64_t weights = fp8::rank_bytes({.fp8_experts = fp8_experts}, {0, ranks}).resident;
+      std::printf("%-5s experts, %2u ranks: %2zu layers; 70 take %7.1f GiB a rank (weights %.1f GB, %.2f GB of them read for a token)\n", fp8_experts ? "fp8" : "mxfp4", ranks,
+                  reference_layers_that_fit(options, ranks, static_cast<uint64_t>(gib * unit)), static_cast<double>(need.total()) / unit, static_cast<double>(weights) / 1e9,
+                  static_cast<double>(fp8::rank_bytes({.fp8_experts = fp8_experts}, {0, ranks}).step) / 1e9);
+    }
 }
 
 // ---- one process a rank ----
@@ -441,6 +467,10 @@ int main(int argc, char** argv) {
   const double start = seconds();
   try {
     if (what == "rank") return launched(number(argc, argv, 2, 2), number(argc, argv, 3, 16), argc > 5 && std::string(argv[4]) == "die-at" ? number(argc, argv, 5, 0) : 0);
+    if (what == "need") {
+      needs(argc > 2 ? std::stod(argv[2]) : 139.0);
+      return 0;
+    }
     fp8::require_device();
     if (what == "local") local();
     else if (what == "check") across(number(argc, argv, 2, 1));
