@@ -27,6 +27,7 @@ FP8_LINEARS = (
     Linear("dense-down", 6144, 2048),
 )
 BF16_LINEARS = (*FP8_LINEARS, Linear("head", 19072, 6144))
+ROUTER = Linear("router", 384, 6144)  # stored as binary32
 
 EXPERT_WIDTH, HIDDEN, STORED_EXPERTS = 256, 6144, 384
 

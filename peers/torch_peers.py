@@ -13,6 +13,7 @@ from matrices import (
     FP8_LINEARS,
     HIDDEN,
     PAIRS,
+    ROUTER,
     ROWS,
     Fp8,
     copies_of,
@@ -24,6 +25,7 @@ from matrices import (
 )
 from measure import Record, eager_samples, graph_samples, try_peer
 
+F32_BOUND = 1e-5
 BF16_BOUND = 5e-3  # results are rounded to BF16: 2^-9 at most
 FP8_BOUND = 1e-2  # the same, and Hopper's short FP8 accumulator
 PAIR_BOUND = 1e-2  # BF16 between every two steps
@@ -50,6 +52,18 @@ def bf16_linears(record: Record) -> None:
             try_peer(record, modes, linear_fields(linear, m, "F.linear BF16", "bf16", size), make, BF16_BOUND)
         del weights, expected_w
         torch.cuda.empty_cache()
+
+
+def router(record: Record) -> None:
+    size = ROUTER.rows * ROUTER.k * 4
+    weights = [normal((ROUTER.rows, ROUTER.k), 200 + i, torch.float32, 0.02) for i in range(copies_of(size))]
+    for m in ROWS:
+        x = normal((m, ROUTER.k), 7 + m, torch.float32)
+
+        def make(x=x):
+            return [lambda w=w: F.linear(x, w) for w in weights], F.linear(x, weights[0]), x.double() @ weights[0].double().t()
+
+        try_peer(record, {"graph": graph_samples}, linear_fields(ROUTER, m, "F.linear F32", "f32", size), make, F32_BOUND)
 
 
 def scaled(x: Fp8, w: Fp8):
@@ -203,6 +217,7 @@ def main(path: str, seconds: float) -> None:
     torch._dynamo.config.recompile_limit = 64
     record = Record(path, seconds)
     bf16_linears(record)
+    router(record)
     fp8_linears(record)
     expert_pairs(record)
     compiled_fp8(record)
