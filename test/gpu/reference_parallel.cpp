@@ -297,7 +297,39 @@ void compare(const std::string& what, const Got& a, const Got& b, size_t prompt,
   if (same) tally::that(a.tokens == b.tokens, "%s: other tokens", what.c_str());
 }
 
+// What cannot run is refused before anything is made, with the numbers.
+void refusals() {
+  const auto said = [](const ReferenceNodeOptions& options) -> std::string {
+    try {
+      open_reference_node(options);
+    } catch (const EnvironmentFault& fault) {
+      return std::string("environment: ") + fault.what();
+    } catch (const InputFault& fault) {
+      return std::string("input: ") + fault.what();
+    }
+    return "opened";
+  };
+  const auto refused = [&](const ReferenceNodeOptions& options, const char* how) {
+    const double start = seconds();
+    const std::string text = said(options);
+    tally::that(text.find(how) != std::string::npos && seconds() - start < 5, "refused as \"%s\" instead of \"%s\"", text.c_str(), how);
+    return text;
+  };
+  std::printf("%s\n", refused(node_options(1, 1000), " GiB are free; ").c_str());
+  ReferenceNodeOptions options = node_options(1, 2);
+  options.gpus = {0, 99};
+  refused(options, "environment: there is no GPU 99");
+  options.gpus = {0, 0};
+  refused(options, "input: reference node: GPU 0 was named twice");
+  options.gpus = {0, 1, 2};
+  refused(options, "input: reference node of 3 ranks: key/value heads that do not divide among ranks");
+  options.gpus = {0};
+  options.filled_context = options.max_context;
+  refused(options, "input: reference node: the filled context leaves no room");
+}
+
 void across(size_t gpus) {
+  refusals();
   const std::vector<int32_t> prompt = random_ids(12, SyntheticShape{}.vocab);
   constexpr size_t kTokens = 13;
   for (const bool fp8_experts : {true, false}) {

@@ -37,5 +37,10 @@ test.skipIf(!cuda)(
       expect(`${run.stdout}${run.stderr}`).toMatch(/^error: [^\n]+\n$/);
       expect(run.status).toBe(3);
     }
+    // Bytes are counted before anything is made, so this one needs no GPU. 131 GB: experts in FP8 / 8, o_proj and head in BF16 / 8, the embedding whole.
+    const needs = execFileSync(path.join(BUILD, 'gpu/reference_parallel'), ['need', '139'], { encoding: 'utf8' });
+    expect(needs).toMatch(/fp8 {3}experts, {2}8 ranks: 70 layers; .*weights 131\.1 GB/);
+    expect(needs).toMatch(/mxfp4 experts, {2}4 ranks: 70 layers; /);
+    expect(needs).toMatch(/fp8 {3}experts, {2}1 ranks: 10 layers; 70 take {3}962\.1 GiB/);
   },
 );
