@@ -36,11 +36,25 @@ KT_HD constexpr int page_k(Format format) { return format == Format::kE4m3 ? kE4
 KT_HD constexpr int page_bytes(Format format) { return format == Format::kE4m3 ? kE4m3PageBytes : kBf16PageBytes; }
 KT_HD constexpr int up_page_bytes(int k) { return 64 * k / 2 + 64 * k / 32; }
 
+// Division by a number that the host knows: an integer division takes a lone warp longer than a trip to the L2. Exact for numerators below 2^31.
+struct Divisor {
+  uint32_t magic, shift;
+};
+inline Divisor divisor(uint32_t by) {
+  uint32_t bits = 0;
+  while ((uint64_t{1} << bits) < by) ++bits;
+  return {static_cast<uint32_t>((uint64_t{1} << (31 + bits)) / by + 1), 31 + bits};
+}
+KT_HD inline int operator/(int n, const Divisor& by) { return static_cast<int>(static_cast<uint64_t>(static_cast<uint32_t>(n)) * by.magic >> by.shift); }
+
 // One matrix: `rows` and `k` padded up to whole tiles and pages by zeros.
 struct Tiling {
   int tiles;   // of 64 rows
-  int slices;  // equal parts of k
-  int pages;   // of one tile in one slice
+  int slices;  // equal parts of k, each short enough for the input buffer
+  int pages;   // of one tile in one slice; 0: a unit is one piece (below), whoever makes it
+  int blocks;  // that share the pages, one consecutive range each; never more than there are pages
+  int most;    // pieces of a unit
+  Divisor by_all, by_slice, by_pages, by_blocks;  // all pages, those of a slice, those of a unit, blocks
 };
 
 // --- bytes within a page, for whoever packs; offsets of element (row, k), row in 0 .. 63
@@ -90,18 +104,33 @@ KT_HD constexpr int bf16_input_index(int row, int k) { return (k / 8) * 64 + row
 inline constexpr int kDownInputBytes = 64 * kRows + 2 * kRows * 4;
 KT_HD constexpr int down_input_offset(int row, int k) { return (k / 16) * 128 + row * 16 + k % 16; }
 
-// A finished unit: binary32 [8 rows of the step][64 rows of the tile]. Parts of a matrix lie [slice][tile].
-inline constexpr int kPartFloats = kRows * kTileRows;
-
-// --- who does what in a linear: a unit is one tile over one slice of k, and one block sums it
+// --- who does what in a linear: pages in the order [slice][tile][page] are dealt out evenly, so a unit (one tile over one slice of k) can be
+// summed by several blocks, a piece each
 
 struct Share {
-  int begin, end;  // units, [slice][tile]
+  int begin, end;  // pages
 };
 
-KT_HD constexpr Share share_of(const Tiling& t, int block, int blocks) {
-  const int all = t.tiles * t.slices;
-  return {block * all / blocks, (block + 1) * all / blocks};
+KT_HD constexpr int all_pages(const Tiling& t) { return t.tiles * t.slices * t.pages; }
+
+KT_HD inline Share share_of(const Tiling& t, int block) {
+  const int all = all_pages(t);
+  return block < t.blocks ? Share{block * all / t.by_blocks, (block + 1) * all / t.by_blocks} : Share{all, all};
 }
+KT_HD inline int owner_of(const Tiling& t, int page) { return ((page + 1) * t.blocks - 1) / t.by_all; }
+
+// A part: binary32 [8 rows of the step][64 rows of the tile], the sum of a piece. The piece of `unit` that `block` makes lies at place unit + block; the
+// pieces of a unit are neighbours, in the order of k.
+inline constexpr int kPartFloats = kRows * kTileRows;
+
+struct Pieces {
+  int first, count;
+};
+KT_HD inline Pieces pieces_of(const Tiling& t, int unit) {
+  if (t.pages == 0) return {unit, 1};
+  const int from = owner_of(t, unit * t.pages), to = owner_of(t, unit * t.pages + t.pages - 1);
+  return {unit + from, to - from + 1};
+}
+KT_HD constexpr int part_places(const Tiling& t) { return t.tiles * t.slices + (t.pages == 0 ? 0 : t.blocks - 1); }
 
 }  // namespace kilotoken::stack

@@ -23,6 +23,7 @@ inline constexpr int kInputBytes = 49152;
 inline constexpr int kMaxExpertsPerToken = 8;
 inline constexpr int kMaxStepExperts = kRows * kMaxExpertsPerToken;
 inline constexpr int kMaxExperts = 512;
+inline constexpr int kMaskWords = kMaxExperts / 16;
 inline constexpr int kMaxHidden = 8192;
 inline constexpr int kQuantGroup = 128;   // channels that share an activation scale
 inline constexpr int kUpperHalf = 32;     // h values of one 64-row tile of gate and up rows

@@ -10,14 +10,32 @@ namespace kilotoken::stack {
 
 inline constexpr int kKeysAtOnce = 192;  // their values fill the input buffer
 
-// Keys, values and queries of a step: sums of parts, norm factor, per-head norm (the draft's), RoPE on the first 64 dimensions, value scale.
+// --- rows of a projection. A warp holds a row of a head: a lane dimensions 2 lane and 2 lane + 1 of each 64.
+
+// cos and sin of the lane's two dimensions of the first 64 at `position`.
+__device__ __forceinline__ float4 turns_of(const float* turns, int position) {
+  return __ldg(reinterpret_cast<const float4*>(turns) + static_cast<size_t>(position) * (kRotary / 4) + threadIdx.x % 16);
+}
+
+// RoPE, NeoX form: dimension d turns with d + 32.
+__device__ __forceinline__ float2 turned(float2 x, float4 turn) {
+  const float2 other = make_float2(__shfl_xor_sync(~0u, x.x, 16), __shfl_xor_sync(~0u, x.y, 16));
+  return threadIdx.x % 32 < 16 ? make_float2(x.x * turn.x - other.x * turn.y, x.y * turn.z - other.y * turn.w)
+                               : make_float2(x.x * turn.x + other.x * turn.y, x.y * turn.z + other.y * turn.w);
+}
+
+__device__ __forceinline__ uint32_t bf16_words(float x, float y) {
+  return static_cast<uint32_t>(bf16_of(x)) | static_cast<uint32_t>(bf16_of(y)) << 16;
+}
+
+// Keys, values and queries of a step: sums of parts, norm factor, per-head norm (the draft's), RoPE on the first 64 dimensions, value scale. A unit is a
+// head, a warp a row.
 __device__ __forceinline__ void qkv(const QkvArgs& args, Place b) {
   const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const float all_squares = norm_squares(args.norm, row);
+  const Squares all_squares = norm_squares(args.norm, row);
   const int key_tiles = args.head_dim / kTileRows, heads = args.q_heads + 2 * args.kv_heads;
   const int set_tiles = (args.q_heads + args.kv_heads) * key_tiles + args.kv_heads * (kValueDim / kTileRows);
   const int rows = static_cast<int>(b.shared.rows), position = static_cast<int>(b.shared.start) + row;
-  float* x = b.shared.scratch + row * 192;  // this row's head; a lane keeps to dimensions lane, lane + 32, ...
 #pragma unroll 1
   for (int unit = b.index(); unit < heads * args.sets; unit += b.count()) {
     const int set = unit / heads, head = unit % heads;
@@ -25,53 +43,38 @@ __device__ __forceinline__ void qkv(const QkvArgs& args, Place b) {
     const int tiles = is_value ? kValueDim / kTileRows : key_tiles, values = head - args.q_heads - args.kv_heads;
     const int first_tile = set * set_tiles + (is_value ? (args.q_heads + args.kv_heads) * key_tiles + values * (kValueDim / kTileRows)
                                                        : head * key_tiles);
-    const float2 turn = __ldg(reinterpret_cast<const float2*>(args.turns) + static_cast<size_t>(position) * (kRotary / 2) + lane);
-    float sums[3][2] = {};
-#pragma unroll
-    for (int tile = 0; tile < 3; ++tile)
-      if (tile < tiles) sum_parts(args.parts, first_tile + tile, row * kTileRows + lane, 32, sums[tile]);
+    const float4 turn = turns_of(args.turns, position);
+    const int tile[3] = {first_tile, first_tile + 1, tiles > 2 ? first_tile + 2 : -1};
+    float2 x[3];
+    sum_tiles(args.parts, b, tile, row * kTileRows + lane * 2, x);
+    if (row >= rows) continue;
     const float factor = norm_factor(args.norm, all_squares);
     float squares = 0.0f;
 #pragma unroll
-    for (int tile = 0; tile < 3; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float v = sums[tile][i] * factor;
-        if (tile < tiles) x[tile * kTileRows + i * 32 + lane] = v;
-        squares = fmaf(v, v, squares);
-      }
+    for (int i = 0; i < 3; ++i) {
+      x[i] = make_float2(x[i].x * factor, x[i].y * factor);
+      squares = fmaf(x[i].x, x[i].x, fmaf(x[i].y, x[i].y, squares));
     }
-    if (row >= rows) continue;
     float scale = args.value_scale;
-    const float* weight = is_key ? args.k_norm : args.q_norm;
-    if (!is_value) {
-      scale = weight == nullptr ? 1.0f : rsqrtf(__fdividef(warp_sum(squares), static_cast<float>(args.head_dim)) + args.head_epsilon);
-      if (weight != nullptr) weight += set * args.head_dim;
+    const float* weight = is_value ? nullptr : is_key ? args.k_norm : args.q_norm;
+    if (!is_value) scale = weight == nullptr ? 1.0f : rsqrtf(__fdividef(warp_sum(squares), static_cast<float>(args.head_dim)) + args.head_epsilon);
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      const float2 w = weight != nullptr && i < tiles ? __ldg(reinterpret_cast<const float2*>(weight + set * args.head_dim + i * kTileRows) + lane)
+                                                      : make_float2(1.0f, 1.0f);
+      x[i] = make_float2(x[i].x * scale * w.x, x[i].y * scale * w.y);
     }
+    if (!is_value) x[0] = turned(x[0], turn);
     uint16_t* cache = is_value ? args.values + set * args.value_set_stride + (static_cast<size_t>(values) * args.max_context + position) * kValueDim
                       : is_key ? args.keys + set * args.key_set_stride +
                                      (static_cast<size_t>(head - args.q_heads) * args.max_context + position) * args.head_dim
                                : nullptr;
     float* query = args.q + (static_cast<size_t>(row) * args.q_heads + head) * args.head_dim;
-#pragma unroll 1
-    for (int tile = 0; tile < tiles; ++tile) {
-      float pair[2];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int d = tile * kTileRows + i * 32 + lane;
-        pair[i] = x[d] * scale * (is_value || weight == nullptr ? 1.0f : __ldg(weight + d));
-      }
-      if (tile == 0 && !is_value) {
-        const float even = pair[0], odd = pair[1];
-        pair[0] = even * turn.x - odd * turn.y;
-        pair[1] = odd * turn.x + even * turn.y;
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int d = tile * kTileRows + i * 32 + lane;
-        if (cache != nullptr) cache[d] = bf16_of(pair[i]);
-        else query[d] = pair[i];
-      }
+    for (int i = 0; i < 3; ++i) {
+      if (i >= tiles) continue;
+      if (cache != nullptr) reinterpret_cast<uint32_t*>(cache + i * kTileRows)[lane] = bf16_words(x[i].x, x[i].y);
+      else reinterpret_cast<float2*>(query + i * kTileRows)[lane] = x[i];
     }
   }
 }
@@ -81,10 +84,6 @@ __device__ __forceinline__ void product_16x8(float (&d)[4], uint32_t a0, uint32_
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t bf16_words(float x, float y) {
-  return static_cast<uint32_t>(bf16_of(x)) | static_cast<uint32_t>(bf16_of(y)) << 16;
 }
 
 // A head's result becomes the input of the output projection; its 128 values are one quantisation group. One warp, four values a lane.

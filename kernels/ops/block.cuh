@@ -30,14 +30,15 @@ struct Shared {
   float factor[kRows];                               // by row: of the norm, or a rescaling
   float expert_weight[kMaxStepExperts][kRows];
   float finish_scratch[2][kRows];
-  uint16_t experts[kMaxStepExperts];                 // ids in ascending order, as the finishing warps know them; a position here is an expert's rank
-  uint16_t fetch_experts[kMaxStepExperts];           // the fetching warp's own copy: it runs ahead
+  uint16_t experts[kMaxStepExperts];                 // ids in ascending order, listed by the fetching warp; a position here is an expert's rank
+  uint16_t expert_rank[kMaxExperts];                 // of the listed ones
   int expert_count;
   uint32_t rows, start;                              // of the step in progress, as SessionState has them
   alignas(16) Instruction fetched[3][2];             // by role
   uint64_t page_full[kPages], page_empty[kPages];
   uint64_t finish_full[2], finish_empty[2];
   uint64_t input_full;
+  uint64_t experts_full;
 };
 static_assert(sizeof(Shared) <= 232448, "shared memory of a block on Hopper");
 
@@ -60,6 +61,7 @@ struct Place {
   SessionState* state;
   Mailbox* mailbox;
   uint32_t instruction;  // in progress, for faults
+  uint32_t uses;         // bit 1: an odd number of draft parts lie before the instruction in progress, bit 2: of verify parts
 
   __device__ __forceinline__ int index() const { return static_cast<int>(blockIdx.x); }
   __device__ __forceinline__ int count() const { return static_cast<int>(gridDim.x); }
@@ -70,7 +72,7 @@ struct Place {
 struct Block : Place {
   Turn<kPages> page;
   Turn<2> slot;
-  uint32_t input_phase = 0;
+  uint32_t input_phase = 0, experts_phase = 0;
 
   __device__ __forceinline__ void wait(uint64_t* barrier, uint32_t parity, ptx::Wait what) const {
     ptx::barrier_wait(barrier, parity, fault(), what, instruction);
@@ -87,61 +89,135 @@ __device__ __forceinline__ float warp_sum(float x) {
   for (int stride = 16; stride > 0; stride /= 2) x += __shfl_xor_sync(~0u, x, stride);
   return x;
 }
-__device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int stride = 16; stride > 0; stride /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, stride));
-  return x;
-}
+// Of numbers that are not negative: their bits have their order, and one instruction compares a warp's. A NaN counts as larger than all.
+__device__ __forceinline__ float warp_max_magnitude(float x) { return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(x))); }
 
 // The norm's factor of `row`; all lanes of a warp. In two steps, so that other loads can start in between.
-__device__ __forceinline__ float norm_squares(const Norm& norm, int row) {
-  float sum = 0.0f;
-  if (norm.squares == nullptr) return sum;
+struct Squares {
+  float of[kMaxHidden / kQuantGroup / 32];
+};
+__device__ __forceinline__ Squares norm_squares(const Norm& norm, int row) {
+  Squares squares;
 #pragma unroll
   for (int i = 0; i < kMaxHidden / kQuantGroup / 32; ++i) {
     const int g = i * 32 + (threadIdx.x & 31);
-    if (g < norm.groups) sum += __ldcg(norm.squares + g * kRows + row);
+    squares.of[i] = g < norm.groups ? __ldcg(norm.squares + g * kRows + row) : 0.0f;
   }
-  return sum;
+  return squares;
 }
-__device__ __forceinline__ float norm_factor(const Norm& norm, float squares) {
-  return norm.squares == nullptr ? 1.0f : rsqrtf(__fdividef(warp_sum(squares), norm.width) + norm.epsilon);
+__device__ __forceinline__ float norm_factor(const Norm& norm, const Squares& squares) {
+  return rsqrtf(__fdividef(warp_sum(squares.of[0] + squares.of[1]), norm.width) + norm.epsilon);
 }
+static_assert(sizeof(Squares) == 8);
 
 // Order-preserving integer of a number that is not NaN; larger is larger. Equal for +0 and -0.
 __device__ __forceinline__ uint32_t order_key(float x) {
   const uint32_t bits = __float_as_uint(x == 0.0f ? 0.0f : x);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
+__device__ __forceinline__ float of_order_key(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
+__device__ __forceinline__ float warp_max(float x) { return of_order_key(__reduce_max_sync(~0u, order_key(x))); }
 
 // --- parts of a tile: partial sums over k, added in ascending k
 
 __device__ __forceinline__ float4 operator+(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 __device__ __forceinline__ float4 operator*(float4 a, float b) { return make_float4(a.x * b, a.y * b, a.z * b, a.w * b); }
+__device__ __forceinline__ float2 operator+(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 
-// Sums of kValues elements (float or float4) at `offset`, `offset` + `stride`, ... floats of each part of `tile`. Loads of several parts are in flight at
-// once: the sum is short and the memory far.
-template <class T, int kValues>
-__device__ __forceinline__ void sum_parts(const Parts& parts, int tile, int offset, int stride, T (&sum)[kValues]) {
-  constexpr int kAtOnce = kValues * sizeof(T) > 16 ? 3 : 6;
-  const Tiling& t = parts.tiling;
-  const float* from = parts.data + static_cast<size_t>(tile) * kPartFloats + offset;
-  const size_t next = static_cast<size_t>(t.tiles) * kPartFloats;
-#pragma unroll
-  for (int i = 0; i < kValues; ++i) sum[i] = T{};
+// The bit that marks what this use of a buffer writes; memory that was never written has none.
+__device__ __forceinline__ uint32_t mark_of(Uses uses, const Place& b) { return (__popc(uses & (b.uses | 1u)) + 1) & 1u; }
+
+__device__ __forceinline__ float marked(float x, uint32_t mark) { return __uint_as_float((__float_as_uint(x) & ~1u) | mark); }
+__device__ __forceinline__ float unmarked(float x) { return __uint_as_float(__float_as_uint(x) & ~1u); }
+__device__ __forceinline__ float2 unmarked(float2 x) { return make_float2(unmarked(x.x), unmarked(x.y)); }
+__device__ __forceinline__ float4 unmarked(float4 x) { return make_float4(unmarked(x.x), unmarked(x.y), unmarked(x.z), unmarked(x.w)); }
+
+// Bit 0 of the result: some word has another mark than bit 0 of `mark`.
+__device__ __forceinline__ uint32_t differs(float x, uint32_t mark) { return __float_as_uint(x) ^ mark; }
+__device__ __forceinline__ uint32_t differs(float2 x, uint32_t mark) { return differs(x.x, mark) | differs(x.y, mark); }
+__device__ __forceinline__ uint32_t differs(float4 x, uint32_t mark) {
+  return differs(x.x, mark) | differs(x.y, mark) | differs(x.z, mark) | differs(x.w, mark);
+}
+
+// Polls up to kPieces parts of each of kUnits units until all have this use's mark; those beyond a unit's count read as zero. All loads are in flight at
+// once. T: float2 or float4, `offset` floats into a part.
+template <class T, int kUnits, int kPieces>
+__device__ __forceinline__ void await_parts(const float* from, const Pieces (&of)[kUnits], int offset, uint32_t mark, const Place& b,
+                                            T (&loaded)[kUnits][kPieces]) {
+  ptx::Watch watch;
 #pragma unroll 1
-  for (int slice = 0; slice < t.slices; slice += kAtOnce, from += kAtOnce * next) {
-    T loaded[kAtOnce][kValues];
+  for (;;) {
+    uint32_t other = 0;
 #pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
+    for (int i = 0; i < kUnits; ++i) {
+      const float* const first = from + static_cast<ptrdiff_t>(of[i].first) * kPartFloats + offset;
 #pragma unroll
-      for (int i = 0; i < kValues; ++i)
-        loaded[n][i] = slice + n < t.slices ? __ldcg(reinterpret_cast<const T*>(from + n * next + i * stride)) : T{};
+      for (int n = 0; n < kPieces; ++n) loaded[i][n] = n < of[i].count ? ptx::load_relaxed(reinterpret_cast<const T*>(first + n * kPartFloats)) : T{};
     }
 #pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
+    for (int i = 0; i < kUnits; ++i) {
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) sum[i] = sum[i] + loaded[n][i];
+      for (int n = 0; n < kPieces; ++n) other |= n < of[i].count ? differs(loaded[i][n], mark) : 0u;
+    }
+    if ((other & 1u) == 0) break;
+    watch.look(b.fault(), ptx::Wait::kParts, b.instruction);
+  }
+#pragma unroll
+  for (int i = 0; i < kUnits; ++i) {
+#pragma unroll
+    for (int n = 0; n < kPieces; ++n) loaded[i][n] = unmarked(loaded[i][n]);
+  }
+}
+
+// The sum of T at `offset` floats of each part of `tile`, in the order of k; kSlices slices of up to kPieces pieces in flight.
+template <int kSlices, int kPieces, class T>
+__device__ __forceinline__ T sum_parts(const Parts& parts, const Place& b, int tile, int offset) {
+  const Tiling& t = parts.tiling;
+  const uint32_t mark = mark_of(parts.uses, b);
+  T sum{};
+#pragma unroll 1
+  for (int slice = 0; slice < t.slices; slice += kSlices) {
+    Pieces of[kSlices];
+#pragma unroll
+    for (int i = 0; i < kSlices; ++i) of[i] = slice + i < t.slices ? pieces_of(t, (slice + i) * t.tiles + tile) : Pieces{0, 0};
+#pragma unroll 1
+    for (int piece = 0; piece < t.most; piece += kPieces) {
+      T loaded[kSlices][kPieces];
+      await_parts(parts.data, of, offset, mark, b, loaded);
+#pragma unroll
+      for (int i = 0; i < kSlices; ++i) {
+#pragma unroll
+        for (int n = 0; n < kPieces; ++n) sum = sum + loaded[i][n];
+        of[i].first += kPieces, of[i].count -= kPieces;
+      }
+    }
+  }
+  return sum;
+}
+
+// The same for kTiles tiles at once, two values each; a tile below 0 is left zero.
+template <int kTiles>
+__device__ __forceinline__ void sum_tiles(const Parts& parts, const Place& b, const int (&tile)[kTiles], int offset, float2 (&sum)[kTiles]) {
+  constexpr int kPieces = 4;
+  const Tiling& t = parts.tiling;
+  const uint32_t mark = mark_of(parts.uses, b);
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) sum[i] = float2{};
+#pragma unroll 1
+  for (int slice = 0; slice < t.slices; ++slice) {
+    Pieces of[kTiles];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) of[i] = tile[i] >= 0 ? pieces_of(t, slice * t.tiles + tile[i]) : Pieces{0, 0};
+#pragma unroll 1
+    for (int piece = 0; piece < t.most; piece += kPieces) {
+      float2 loaded[kTiles][kPieces];
+      await_parts(parts.data, of, offset, mark, b, loaded);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+        for (int n = 0; n < kPieces; ++n) sum[i] = sum[i] + loaded[i][n];
+        of[i].first += kPieces, of[i].count -= kPieces;
+      }
     }
   }
 }

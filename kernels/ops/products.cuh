@@ -16,6 +16,16 @@ __device__ __forceinline__ void hand_over(Block& b, const float (&acc)[4]) {
   b.slot.next();
 }
 
+// Until the finishing warps have taken over all that was handed to them: what they read shares its place with `scratch`.
+__device__ __forceinline__ void await_taken_over(const Block& b) {
+  Turn<2> slot = b.slot;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    b.wait(&b.shared.finish_empty[slot.place], slot.phase ^ 1, ptx::Wait::kEpilogueEmpty);
+    slot.next();
+  }
+}
+
 // The sums of both warpgroups' halves. A finishing thread stands for two threads of the accumulator; for i = 0, 1:
 struct Sums {
   float4 of[2];  // rows 16 (w + 2 i) + l/4 (x, y) and + 8 (z, w) of the tile, columns 2 (l % 4), + 1; w: finishing warp 0 or 1
@@ -35,27 +45,22 @@ __device__ __forceinline__ Sums take_over(Block& b) {
   return sums;
 }
 
-__device__ __forceinline__ void store_part(float* part, const Sums& sums) {
+__device__ __forceinline__ void store_part(float* part, const Sums& sums, uint32_t mark) {
   const int warp = threadIdx.x % kFinishThreads / 32, lane = threadIdx.x % 32, column = lane % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = (warp + 2 * i) * 16 + lane / 4;
-    part[column * kTileRows + row] = sums.of[i].x;
-    part[(column + 1) * kTileRows + row] = sums.of[i].y;
-    part[column * kTileRows + row + 8] = sums.of[i].z;
-    part[(column + 1) * kTileRows + row + 8] = sums.of[i].w;
+    part[column * kTileRows + row] = marked(sums.of[i].x, mark);
+    part[(column + 1) * kTileRows + row] = marked(sums.of[i].y, mark);
+    part[column * kTileRows + row + 8] = marked(sums.of[i].z, mark);
+    part[(column + 1) * kTileRows + row + 8] = marked(sums.of[i].w, mark);
   }
 }
 
-// One lane of the math warps; the others follow through input_full.
-__device__ __forceinline__ void fetch_input(Block& b, const void* a, uint32_t a_bytes, void* a_to, const void* c, uint32_t c_bytes,
-                                            void* c_to) {
-  if (threadIdx.x == 0) {
-    ptx::fence_async_global();
-    ptx::barrier_expect(&b.shared.input_full, a_bytes + c_bytes);
-    ptx::bulk_copy(a_to, a, a_bytes, &b.shared.input_full);
-    if (c_bytes != 0) ptx::bulk_copy(c_to, c, c_bytes, &b.shared.input_full);
-  }
+// One lane of the math warps says how many bytes of inputs it will bring; the others follow through input_full.
+__device__ __forceinline__ void expect_input(Block& b, uint32_t bytes) {
+  ptx::fence_async_global();
+  ptx::barrier_expect(&b.shared.input_full, bytes);
 }
 
 __device__ __forceinline__ void await_input(Block& b) {
@@ -65,15 +70,26 @@ __device__ __forceinline__ void await_input(Block& b) {
 
 // --- a page of the ring
 
-__device__ __forceinline__ const uint8_t* await_page(Block& b) {
-  b.wait(&b.shared.page_full[b.page.place], b.page.phase, ptx::Wait::kRingFull);
-  return b.shared.pages[b.page.place];
+// The next kCount pages, which stay where they are until released.
+template <int kCount>
+__device__ __forceinline__ void await_pages(Block& b, const uint8_t* (&at)[kCount]) {
+  Turn<kPages> turn = b.page;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    b.wait(&b.shared.page_full[turn.place], turn.phase, ptx::Wait::kRingFull);
+    at[i] = b.shared.pages[turn.place];
+    turn.next();
+  }
 }
 
-__device__ __forceinline__ void release_page(Block& b) {
+template <int kCount>
+__device__ __forceinline__ void release_pages(Block& b) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) ptx::barrier_arrive(&b.shared.page_empty[b.page.place]);
-  b.page.next();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(&b.shared.page_empty[b.page.place]);
+    b.page.next();
+  }
 }
 
 // One lane.
@@ -85,30 +101,44 @@ __device__ __forceinline__ uint8_t* claim_page(Block& b, uint32_t bytes) {
 
 // --- linear
 
-// One warpgroup's half of a page: 128 of 256 k as E4M3, or 64 of 128 k as BF16. Either is eight 16-byte columns.
+// One warpgroup's half of a page: 128 of 256 k as E4M3, or 64 of 128 k as BF16. Either is eight 16-byte columns. `page_of_slice`: of k.
 template <Format kFormat>
-__device__ __forceinline__ void multiply_page(Block& b, const uint8_t* page, int page_of_tile, float (&acc)[4]) {
-  const int group = threadIdx.x / 128;
-  const uint32_t in_input = page_of_tile * 2048 + group * 1024;
-  const uint64_t a = ptx::descriptor(ptx::shared_address(page) + group * 8192, 1024, 128);
-  const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input) + in_input, 128, 128);
-  if constexpr (kFormat == Format::kE4m3) {
+struct PageProducts;
+
+template <>
+struct PageProducts<Format::kE4m3> {
+  float d[4][4], factor[4];
+  __device__ __forceinline__ void prepare(Block& b, const uint8_t* page, int page_of_slice) {
+    const int group = threadIdx.x / 128;
     const float2 weight_scale = reinterpret_cast<const float2*>(page + kCodeBytes)[group];
     const float2 scale =
-        *reinterpret_cast<const float2*>(&b.shared.input_scales[(page_of_tile * 2 + group) * kRows + threadIdx.x % 4 * 2]);
-    float d[4][4];
-    ptx::products_begin();
+        *reinterpret_cast<const float2*>(&b.shared.input_scales[(page_of_slice * 2 + group) * kRows + threadIdx.x % 4 * 2]);
+    factor[0] = weight_scale.x * scale.x, factor[1] = weight_scale.x * scale.y;
+    factor[2] = weight_scale.y * scale.x, factor[3] = weight_scale.y * scale.y;
+  }
+  __device__ __forceinline__ void multiply(Block& b, const uint8_t* page, int page_of_slice) {
+    const int group = threadIdx.x / 128;
+    const uint64_t a = ptx::descriptor(ptx::shared_address(page) + group * 8192, 1024, 128);
+    const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input) + page_of_slice * 2048 + group * 1024, 128, 128);
 #pragma unroll
     for (int i = 0; i < 4; ++i) ptx::product_e4m3(d[i], a + i * (2048 >> 4), x + i * (256 >> 4));
-    ptx::products_commit();
-    ptx::products_wait<0>();
-    const float factor[4] = {weight_scale.x * scale.x, weight_scale.x * scale.y, weight_scale.y * scale.x, weight_scale.y * scale.y};
+  }
+  __device__ __forceinline__ void promote(float (&acc)[4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) acc[i] = fmaf(((d[0][i] + d[1][i]) + d[2][i]) + d[3][i], factor[i], acc[i]);
-  } else {
+  }
+};
+
+template <>
+struct PageProducts<Format::kBf16> {
+  float high[4], low[4];
+  __device__ __forceinline__ void prepare(Block&, const uint8_t*, int) {}
+  __device__ __forceinline__ void multiply(Block& b, const uint8_t* page, int page_of_slice) {
+    const int group = threadIdx.x / 128;
+    const uint32_t in_input = page_of_slice * 2048 + group * 1024;
+    const uint64_t a = ptx::descriptor(ptx::shared_address(page) + group * 8192, 1024, 128);
+    const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input) + in_input, 128, 128);
     const uint64_t y = ptx::descriptor(ptx::shared_address(b.shared.input) + kInputBytes / 2 + in_input, 128, 128);
-    float high[4], low[4];
-    ptx::products_begin();
     ptx::product_bf16<false>(high, a, x);
     ptx::product_bf16<false>(low, a, y);
 #pragma unroll
@@ -116,56 +146,110 @@ __device__ __forceinline__ void multiply_page(Block& b, const uint8_t* page, int
       ptx::product_bf16<true>(high, a + i * (2048 >> 4), x + i * (256 >> 4));
       ptx::product_bf16<true>(low, a + i * (2048 >> 4), y + i * (256 >> 4));
     }
-    ptx::products_commit();
-    ptx::products_wait<0>();
+  }
+  __device__ __forceinline__ void promote(float (&acc)[4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) acc[i] += high[i] + low[i];
   }
+};
+
+// Bytes of the two parts of one page's inputs: codes and scales, or high and low halves.
+template <Format kFormat>
+inline constexpr int kInputPart = kFormat == Format::kE4m3 ? kE4m3PageK * kRows : kBf16PageK * kRows * 2;
+template <Format kFormat>
+inline constexpr int kInputPart2 = kFormat == Format::kE4m3 ? kE4m3PageK / kQuantGroup * kRows * 4 : kBf16PageK * kRows * 2;
+
+// Brings the inputs of pages [from, to) of a slice to the places that they have in it.
+template <Format kFormat>
+__device__ __forceinline__ void fetch_input(const LinearArgs& args, Block& b, int slice, int from, int to) {
+  constexpr int kPart = kInputPart<kFormat>, kPart2 = kInputPart2<kFormat>;
+  const size_t page = static_cast<size_t>(slice) * args.tiling.pages + from;
+  uint8_t* second = kFormat == Format::kE4m3 ? reinterpret_cast<uint8_t*>(b.shared.input_scales) : b.shared.input + kInputBytes / 2;
+  ptx::bulk_copy(b.shared.input + from * kPart, static_cast<const uint8_t*>(args.input) + page * kPart, (to - from) * kPart, &b.shared.input_full);
+  ptx::bulk_copy(second + from * kPart2, static_cast<const uint8_t*>(args.input2) + page * kPart2, (to - from) * kPart2, &b.shared.input_full);
 }
 
-template <Format kFormat>
-__device__ void linear_multiply(const LinearArgs& args, Block& b) {
-  const Tiling& t = args.tiling;
-  const Share share = share_of(t, b.index(), b.count());
-  if (share.begin == share.end) return;
-  // The window of k that the block's units read: one slice, or a few consecutive ones.
-  const int first = share.begin / t.tiles, slices = (share.end - 1) / t.tiles + 1 - first;
-  const int width = t.pages * page_k(kFormat);
-  const uint8_t* input = static_cast<const uint8_t*>(args.input);
-  const uint8_t* input2 = static_cast<const uint8_t*>(args.input2);
-  if constexpr (kFormat == Format::kE4m3)
-    fetch_input(b, input + first * width * kRows, slices * width * kRows, b.shared.input, input2 + first * (width / kQuantGroup) * kRows * 4,
-                slices * (width / kQuantGroup) * kRows * 4, b.shared.input_scales);
-  else
-    fetch_input(b, input + first * width * kRows * 2, slices * width * kRows * 2, b.shared.input, input2 + first * width * kRows * 2,
-                slices * width * kRows * 2, b.shared.input + kInputBytes / 2);
-  await_input(b);
-  int tile = share.begin % t.tiles, first_page = 0;
-#pragma unroll 1
-  for (int unit = share.begin; unit < share.end; ++unit) {
-    float acc[4] = {};
-#pragma unroll 1
-    for (int page = 0; page < t.pages; ++page) {
-      multiply_page<kFormat>(b, await_page(b), first_page + page, acc);
-      release_page(b);
+// The next kCount pages, all in flight at once; a unit that ends among them, or where the slice's share ends, is handed over.
+template <Format kFormat, int kCount>
+__device__ __forceinline__ void linear_pages(Block& b, int pages_of_unit, int& begin, int end, int& page, float (&acc)[4]) {
+  const uint8_t* at[kCount];
+  await_pages(b, at);
+  PageProducts<kFormat> p[kCount];
+  int of_slice[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    of_slice[i] = i == 0 ? (page == pages_of_unit ? 0 : page) : of_slice[i - 1] + 1 == pages_of_unit ? 0 : of_slice[i - 1] + 1;
+    p[i].prepare(b, at[i], of_slice[i]);
+  }
+  ptx::products_begin();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) p[i].multiply(b, at[i], of_slice[i]);
+  ptx::products_commit();
+  ptx::products_wait<0>();
+  release_pages<kCount>(b);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    p[i].promote(acc);
+    if (of_slice[i] + 1 == pages_of_unit || begin + i + 1 == end) {
+      hand_over(b, acc);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) acc[j] = 0.0f;
     }
-    hand_over(b, acc);
-    if (++tile == t.tiles) tile = 0, first_page += t.pages;
+  }
+  begin += kCount;
+  page = of_slice[kCount - 1] + 1;
+}
+
+// The block's pages, slice by slice. `ready`: thread 0 waits until the inputs are there.
+template <Format kFormat, class Ready>
+__device__ void linear_multiply(const LinearArgs& args, Block& b, Ready ready) {
+  const Tiling& t = args.tiling;
+  const Share share = share_of(t, b.index());
+  const int per_slice = t.tiles * t.pages;
+  float acc[4] = {};
+  if (threadIdx.x == 0 && share.begin == share.end) ready();
+#pragma unroll 1
+  for (int begin = share.begin; begin < share.end;) {
+    const int slice = begin / t.by_slice, end = min(share.end, (slice + 1) * per_slice);
+    int page = begin - begin / t.by_pages * t.pages;
+    if (begin != share.begin) math_sync();  // the slice before is multiplied
+    if (threadIdx.x == 0) {
+      if (begin == share.begin) ready();
+      constexpr int kPerPage = kInputPart<kFormat> + kInputPart2<kFormat>;
+      if (end - begin >= t.pages) {
+        expect_input(b, t.pages * kPerPage);
+        fetch_input<kFormat>(args, b, slice, 0, t.pages);
+      } else {  // one stretch of k, or the end of the slice and its beginning
+        expect_input(b, (end - begin) * kPerPage);
+        const int first = min(end - begin, t.pages - page);
+        fetch_input<kFormat>(args, b, slice, page, page + first);
+        if (first < end - begin) fetch_input<kFormat>(args, b, slice, 0, end - begin - first);
+      }
+    }
+    await_input(b);
+#pragma unroll 1
+    while (end - begin >= 2) linear_pages<kFormat, 2>(b, t.pages, begin, end, page, acc);
+    if (end - begin >= 1) linear_pages<kFormat, 1>(b, t.pages, begin, end, page, acc);
   }
 }
 
 __device__ inline void linear_finish(const LinearArgs& args, Block& b) {
-  const Share share = share_of(args.tiling, b.index(), b.count());
+  const Tiling& t = args.tiling;
+  const Share share = share_of(t, b.index());
+  if (share.begin == share.end) return;
+  const uint32_t mark = mark_of(args.uses, b);
+  const int last = (share.end - 1) / t.by_pages;
 #pragma unroll 1
-  for (int unit = share.begin; unit < share.end; ++unit) store_part(args.parts + static_cast<size_t>(unit) * kPartFloats, take_over(b));
+  for (int unit = share.begin / t.by_pages; unit <= last; ++unit)
+    store_part(args.parts + static_cast<size_t>(unit + b.index()) * kPartFloats, take_over(b), mark);
 }
 
 // One lane. The block's share is one range of memory.
 __device__ inline void linear_fetch(const LinearArgs& args, Block& b, uint64_t policy) {
-  const Share share = share_of(args.tiling, b.index(), b.count());
+  const Share share = share_of(args.tiling, b.index());
   const uint32_t bytes = page_bytes(args.format);
-  const uint8_t* from = args.pages + static_cast<size_t>(share.begin) * args.tiling.pages * bytes;
-  const uint8_t* const end = args.pages + static_cast<size_t>(share.end) * args.tiling.pages * bytes;
+  const uint8_t* from = args.pages + static_cast<size_t>(share.begin) * bytes;
+  const uint8_t* const end = args.pages + static_cast<size_t>(share.end) * bytes;
 #pragma unroll 1
   for (; from < end; from += bytes) {
     uint8_t* to = claim_page(b, bytes);
@@ -176,24 +260,26 @@ __device__ inline void linear_fetch(const LinearArgs& args, Block& b, uint64_t p
 
 // --- experts
 
-// Experts that any row chose: word `lane` of their set. One warp.
-__device__ __forceinline__ uint32_t chosen_experts(const uint32_t* masks, int experts) {
-  const int lane = threadIdx.x % 32, words = (experts + 31) / 32;
+// The fetching warp: waits for every row's choice, lists the experts that any row chose in ascending order with their ranks, and tells the others.
+__device__ __forceinline__ int list_experts(const Choice* choice, Uses uses, int experts, Place b) {
+  const int lane = threadIdx.x % 32, words = (experts + 15) / 16;
+  const uint32_t mark = mark_of(uses, b);
   uint32_t any = 0;
   if (lane < words) {
+    ptx::Watch watch;
+    uint32_t row_mask[kRows], other;
+    do {
+      other = 0;
 #pragma unroll
-    for (int row = 0; row < kRows; ++row) any |= __ldcg(masks + row * (kMaxExperts / 32) + lane);
+      for (int row = 0; row < kRows; ++row) row_mask[row] = ptx::load_relaxed(&choice->masks[row][lane]);
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) other |= row_mask[row] >> 31 ^ mark;
+      if (other != 0) watch.look(b.fault(), ptx::Wait::kExperts, b.instruction);
+    } while (other != 0);
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) any |= row_mask[row] & 0xffffu;
   }
-  return any;
-}
-__device__ __forceinline__ int count_experts(const uint32_t* masks, int experts) {
-  return static_cast<int>(__reduce_add_sync(~0u, static_cast<uint32_t>(__popc(chosen_experts(masks, experts)))));
-}
-
-// Their ids, ascending, into `list`; returns their number. One warp.
-__device__ __forceinline__ int list_experts(const uint32_t* masks, int experts, uint16_t* list) {
-  const int lane = threadIdx.x % 32;
-  uint32_t any = chosen_experts(masks, experts);
+  __syncwarp();
   int before = __popc(any);
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
@@ -204,10 +290,21 @@ __device__ __forceinline__ int list_experts(const uint32_t* masks, int experts, 
   before -= __popc(any);
 #pragma unroll 1
   while (any != 0) {
-    list[before++] = static_cast<uint16_t>(lane * 32 + __ffs(any) - 1);
+    const int id = lane * 16 + __ffs(any) - 1;
+    b.shared.expert_rank[id] = static_cast<uint16_t>(before);
+    b.shared.experts[before++] = static_cast<uint16_t>(id);
     any &= any - 1;
   }
+  if (lane == 0) b.shared.expert_count = count;
+  __syncwarp();
+  if (lane == 0) ptx::barrier_arrive(&b.shared.experts_full);
   return count;
+}
+
+__device__ __forceinline__ int await_experts(Block& b) {
+  b.wait(&b.shared.experts_full, b.experts_phase, ptx::Wait::kExperts);
+  b.experts_phase ^= 1;
+  return b.shared.expert_count;
 }
 
 struct Range {
@@ -217,7 +314,7 @@ struct Range {
 // Tiles of the chosen experts that this block makes, in order of rank.
 __device__ __forceinline__ Range up_share(const ExpertsUpArgs& args, const Block& b, int experts) {
   const int all = experts * args.tiles;
-  return {b.index() * all / b.count(), (b.index() + 1) * all / b.count()};
+  return {b.index() * all / args.by_blocks, (b.index() + 1) * all / args.by_blocks};
 }
 
 inline constexpr uint32_t kFirstMask = 0x9c9c9c9cu;
@@ -274,59 +371,64 @@ __device__ __forceinline__ void promote(const Quarter& q, uint32_t scales0, uint
   acc[3] = fmaf(t[3], token.y, acc[3]);
 }
 
-// One warpgroup's half of an up page of kPageK columns.
-template <int kPageK>
-__device__ __forceinline__ void multiply_up_page(Block& b, const uint8_t* page, int page_of_tile, float (&acc)[4]) {
-  constexpr int kQuarters = kPageK / 256;
-  const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const uint8_t* fragments = page + group * (16 * kPageK) + warp * 512 + lane * 16;
-  const uint8_t* scales = page + 32 * kPageK + (group * 64 + warp * 16 + lane / 4) * (kPageK / 64);
-  const int first_k = page_of_tile * kPageK + group * (kPageK / 2);
-  const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input) + first_k * kRows, 128, 128);
-  const float2* token = reinterpret_cast<const float2*>(&b.shared.input_scales[first_k / kQuantGroup * kRows + lane % 4 * 2]);
-  if constexpr (kQuarters == 2) {
-    const uint2 s0 = *reinterpret_cast<const uint2*>(scales);
-    const uint2 s8 = *reinterpret_cast<const uint2*>(scales + 8 * (kPageK / 64));
-    Quarter p, q;
-    unpack(fragments, p);
-    multiply(p, x);
-    unpack(fragments + 4096, q);
-    multiply(q, x + (1024 >> 4));
-    ptx::products_wait<1>();
-    promote(p, s0.x, s8.x, token[0], acc);
-    ptx::products_wait<0>();
-    promote(q, s0.y, s8.y, token[kRows / 2], acc);
-  } else {
-    const uint32_t s0 = *reinterpret_cast<const uint32_t*>(scales);
-    const uint32_t s8 = *reinterpret_cast<const uint32_t*>(scales + 8 * (kPageK / 64));
-    Quarter p;
-    unpack(fragments, p);
-    multiply(p, x);
-    ptx::products_wait<0>();
-    promote(p, s0, s8, token[0], acc);
+// The products of quarters that are all in flight, kOfPage to a page, added as they arrive.
+template <int kOfPage, int kLeft, int kAll>
+__device__ __forceinline__ void promote_quarters(Block& b, const Quarter (&q)[kAll], const uint32_t (&scales0)[kAll], const uint32_t (&scales8)[kAll], const float2* token,
+                                                 const int (&group)[kAll], float (&acc)[4]) {
+  constexpr int i = kAll - 1 - kLeft;
+  ptx::products_wait<kLeft>();
+  if constexpr ((i + 1) % kOfPage == 0) release_pages<1>(b);
+  promote(q[i], scales0[i], scales8[i], token[group[i] * (kRows / 2)], acc);
+  if constexpr (kLeft > 0) promote_quarters<kOfPage, kLeft - 1, kAll>(b, q, scales0, scales8, token, group, acc);
+}
+
+// One warpgroup's halves of the next kCount up pages of kPageK columns, the first of which is page `page_of_tile`.
+template <int kPageK, int kCount>
+__device__ __forceinline__ void multiply_up_pages(Block& b, int page_of_tile, float (&acc)[4]) {
+  constexpr int kQuarters = kPageK / 256, kAll = kCount * kQuarters;
+  const int half = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const uint8_t* page[kCount];
+  await_pages(b, page);
+  Quarter q[kAll];
+  uint32_t s0[kAll], s8[kAll];
+  int group[kAll];  // of 128 k
+#pragma unroll
+  for (int i = 0; i < kAll; ++i) {
+    const uint8_t* const from = page[i / kQuarters];
+    const uint8_t* const scales = from + 32 * kPageK + (half * 64 + warp * 16 + lane / 4) * (kPageK / 64) + i % kQuarters * 4;
+    s0[i] = *reinterpret_cast<const uint32_t*>(scales);
+    s8[i] = *reinterpret_cast<const uint32_t*>(scales + 8 * (kPageK / 64));
+    group[i] = (page_of_tile + i / kQuarters) * (kPageK / kQuantGroup) + half * (kPageK / 256) + i % kQuarters;
+    unpack(from + half * (16 * kPageK) + warp * 512 + lane * 16 + i % kQuarters * 4096, q[i]);
+    multiply(q[i], ptx::descriptor(ptx::shared_address(b.shared.input) + group[i] * kQuantGroup * kRows, 128, 128));
   }
+  promote_quarters<kQuarters, kAll - 1, kAll>(b, q, s0, s8, reinterpret_cast<const float2*>(&b.shared.input_scales[lane % 4 * 2]), group, acc);
 }
 
 // The math warps have seen the instruction before done; from here on the finishing warps may read what it made.
 __device__ __forceinline__ void begin_together() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
 
-template <int kPageK>
-__device__ void up_multiply(const ExpertsUpArgs& args, Block& b) {
+template <int kPageK, class Ready>
+__device__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
   begin_together();
   const int k = args.pages_per_tile * kPageK;
-  fetch_input(b, args.codes, k * kRows, b.shared.input, args.scales, k / kQuantGroup * kRows * 4, b.shared.input_scales);
-  const int count = count_experts(args.masks, args.experts);
+  if (threadIdx.x == 0) {
+    ready();
+    expect_input(b, k * kRows + k / kQuantGroup * kRows * 4);
+    ptx::bulk_copy(b.shared.input, args.codes, k * kRows, &b.shared.input_full);
+    ptx::bulk_copy(b.shared.input_scales, args.scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
+  }
+  const int count = await_experts(b);
   if (threadIdx.x == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
   await_input(b);
   const Range share = up_share(args, b, count);
 #pragma unroll 1
   for (int tile = share.begin; tile < share.end; ++tile) {
     float acc[4] = {};
+    int page = 0;
 #pragma unroll 1
-    for (int page = 0; page < args.pages_per_tile; ++page) {
-      multiply_up_page<kPageK>(b, await_page(b), page, acc);
-      release_page(b);
-    }
+    for (; page + 2 <= args.pages_per_tile; page += 2) multiply_up_pages<kPageK, 2>(b, page, acc);
+    if (page < args.pages_per_tile) multiply_up_pages<kPageK, 1>(b, page, acc);
     hand_over(b, acc);
   }
 }
@@ -334,29 +436,36 @@ __device__ void up_multiply(const ExpertsUpArgs& args, Block& b) {
 // silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and the 2^6 of the code expansion go into the scale.
 __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
   const int warp = threadIdx.x % kFinishThreads / 32, lane = threadIdx.x % 32, column = lane % 4 * 2;
-  // Meanwhile the math warps multiply: who the experts are, how much each row gives them, and the norm's factors.
+  // Meanwhile the math warps multiply: the norm's factors, and how much each row gives to each expert.
   const int warps = kFinishThreads / 32;
   begin_together();
-  if (warp == 0) b.shared.expert_count = list_experts(args.masks, args.experts, b.shared.experts);
 #pragma unroll 1
   for (int row = warp; row < kRows; row += warps) {
     const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
     if (lane == 0) b.shared.factor[row] = factor;
   }
+  const int count = await_experts(b);
+#pragma unroll 1
+  for (int i = threadIdx.x % kFinishThreads; i < count * kRows; i += kFinishThreads) b.shared.expert_weight[i / kRows][i % kRows] = 0.0f;
   finish_sync();
-  const int count = b.shared.expert_count;
-#pragma unroll 4
-  for (int i = threadIdx.x % kFinishThreads; i < count * kRows; i += kFinishThreads) {
-    const int row = i % kRows, expert = b.shared.experts[i / kRows];
-    const bool chosen = __ldcg(args.masks + row * (kMaxExperts / 32) + expert / 32) >> (expert % 32) & 1u;
-    b.shared.expert_weight[i / kRows][row] = chosen ? __ldcg(args.weights + row * args.experts + expert) : 0.0f;
+  {
+    static_assert(kFinishThreads == kRows * kMaxExpertsPerToken, "a thread a choice");
+    const int row = threadIdx.x % kRows, n = threadIdx.x % kFinishThreads / kRows;
+    if (row < static_cast<int>(b.shared.rows) && n < args.per_token) {
+      const uint32_t mark = mark_of(args.uses, b);
+      ptx::Watch watch;
+      uint2 one;
+      while (one = ptx::load_relaxed(&args.choice->experts[row][n]), (one.x >> 31 ^ mark) | (one.y >> 31 ^ mark))
+        watch.look(b.fault(), ptx::Wait::kExperts, b.instruction);
+      b.shared.expert_weight[b.shared.expert_rank[one.x & 0xffffu]][row] = __uint_as_float(one.y & 0x7fffffffu);
+    }
   }
   finish_sync();
   const Range share = up_share(args, b, count);
 #pragma unroll 1
   for (int tile = share.begin; tile < share.end; ++tile) {
     const Sums sums = take_over(b);
-    const int rank = tile / args.tiles, of_expert = tile % args.tiles;
+    const int rank = tile / args.by_tiles, of_expert = tile - rank * args.tiles;
     float h[2][2];  // [i][column]
     float largest[2] = {};
 #pragma unroll
@@ -398,11 +507,11 @@ __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t po
   const Range share = up_share(args, b, count);
   const uint32_t bytes = up_page_bytes(args.page_k);
   if (threadIdx.x % 32 == 0) {
-    int rank = share.begin / args.tiles, of_expert = share.begin % args.tiles;
+    int rank = share.begin / args.by_tiles, of_expert = share.begin - rank * args.tiles;
 #pragma unroll 1
     for (int tile = share.begin; tile < share.end; ++tile) {
       const uint8_t* from =
-          args.pages + (static_cast<size_t>(b.shared.fetch_experts[rank]) * args.tiles + of_expert) * args.pages_per_tile * bytes;
+          args.pages + (static_cast<size_t>(b.shared.experts[rank]) * args.tiles + of_expert) * args.pages_per_tile * bytes;
 #pragma unroll 1
       for (int page = 0; page < args.pages_per_tile; ++page, from += bytes) {
         uint8_t* to = claim_page(b, bytes);
@@ -416,74 +525,104 @@ __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t po
   b.page.phase = __shfl_sync(~0u, b.page.phase, 0);
 }
 
+// Experts whose units of a block share a ring page; a power of two.
+template <int kUnits>
+inline constexpr int kDownExpertsPerPage = kUnits == 1 ? 8 : kUnits == 2 ? 4 : 2;
+static_assert(8 * kDownUnitBytes <= kPageBytes && 4 * 2 * kDownUnitBytes <= kPageBytes && 2 * 3 * kDownUnitBytes <= kPageBytes);
+
 // Units of kUnits tiles at one 64-k slice, over all chosen experts in ascending order: experts that a token did not choose add zero times
 // something, which leaves the sum's bits alone, so a token's result does not depend on its neighbours' experts.
 template <int kUnits>
 struct DownProducts {
+  uint32_t a[kUnits][4];
   float d[kUnits][4];
-  float factor[kUnits][4];
 };
 
+// The block's units of one expert, the expert of rank `rank`.
 template <int kUnits>
-__device__ __forceinline__ void multiply_down(Block& b, const uint8_t* units, int rank, bool real, DownProducts<kUnits>& p) {
-  const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const uint8_t* h = b.shared.input + rank * kDownInputBytes;
-  float2 token = *reinterpret_cast<const float2*>(h + kDownK * kRows + (group * kRows + lane % 4 * 2) * 4);
-  if (!real) token = make_float2(0.0f, 0.0f);
-  const uint64_t x = ptx::descriptor(ptx::shared_address(h) + group * 256, 128, 128);
-  uint32_t a[kUnits][4];
+__device__ __forceinline__ void multiply_down(Block& b, const uint8_t* units, int rank, DownProducts<kUnits>& p) {
+  const int half = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
-    const uint8_t* unit = units + u * kDownUnitBytes;
-    const uint2 w = *reinterpret_cast<const uint2*>(unit + (group * 4 + warp) * 256 + lane * 8);
-    const uint32_t s = *reinterpret_cast<const uint16_t*>(unit + 2048 + group * 64 + warp * 16 + lane / 4 * 2);
-    a[u][0] = first_codes(w.x), a[u][1] = second_codes(w.x), a[u][2] = first_codes(w.y), a[u][3] = second_codes(w.y);
-    const float s0 = scale_byte<0>(s), s8 = scale_byte<1>(s);
-    p.factor[u][0] = s0 * token.x, p.factor[u][1] = s0 * token.y;
-    p.factor[u][2] = s8 * token.x, p.factor[u][3] = s8 * token.y;
+    const uint2 w = *reinterpret_cast<const uint2*>(units + u * kDownUnitBytes + (half * 4 + warp) * 256 + lane * 8);
+    p.a[u][0] = first_codes(w.x), p.a[u][1] = second_codes(w.x), p.a[u][2] = first_codes(w.y), p.a[u][3] = second_codes(w.y);
   }
+  const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input + rank * kDownInputBytes) + half * 256, 128, 128);
   ptx::products_begin();
 #pragma unroll
-  for (int u = 0; u < kUnits; ++u) ptx::product_e4m3(p.d[u], a[u], x);
+  for (int u = 0; u < kUnits; ++u) ptx::product_e4m3(p.d[u], p.a[u], x);
   ptx::products_commit();
 }
 
 template <int kUnits>
-__device__ __forceinline__ void promote_down(const DownProducts<kUnits>& p, float (&acc)[kUnits][4]) {
+__device__ __forceinline__ void promote_down(Block& b, const uint8_t* units, int rank, bool real, const DownProducts<kUnits>& p, float (&acc)[kUnits][4]) {
+  const int half = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  float2 token = *reinterpret_cast<const float2*>(b.shared.input + rank * kDownInputBytes + kDownK * kRows + (half * kRows + lane % 4 * 2) * 4);
+  if (!real) token = make_float2(0.0f, 0.0f);
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) acc[u][i] = fmaf(p.d[u][i], p.factor[u][i], acc[u][i]);
+    const uint32_t s = *reinterpret_cast<const uint16_t*>(units + u * kDownUnitBytes + 2048 + half * 64 + warp * 16 + lane / 4 * 2);
+    const float s0 = scale_byte<0>(s), s8 = scale_byte<1>(s);
+    acc[u][0] = fmaf(p.d[u][0], s0 * token.x, acc[u][0]);
+    acc[u][1] = fmaf(p.d[u][1], s0 * token.y, acc[u][1]);
+    acc[u][2] = fmaf(p.d[u][2], s8 * token.x, acc[u][2]);
+    acc[u][3] = fmaf(p.d[u][3], s8 * token.y, acc[u][3]);
   }
 }
 
-template <int kUnits>
-__device__ void down_multiply(const ExpertsDownArgs& args, Block& b) {
+template <int kUnits, class Ready>
+__device__ void down_multiply(const ExpertsDownArgs& args, Block& b, Ready ready) {
   const int first = b.index() * args.passes * kUnits;
+  if (threadIdx.x == 0 && first >= args.units) ready();
   if (first >= args.units) return;
-  const int count = count_experts(args.masks, args.experts);
-  fetch_input(b, args.h + static_cast<size_t>(first / args.tiles) * kMaxStepExperts * kDownInputBytes, count * kDownInputBytes,
-              b.shared.input, nullptr, 0, nullptr);
+  const int count = b.shared.expert_count, slice = first / args.by_tiles;
+  if (threadIdx.x == 0) {
+    ready();
+    expect_input(b, count * kDownInputBytes);
+    ptx::bulk_copy(b.shared.input, args.h + static_cast<size_t>(slice) * kMaxStepExperts * kDownInputBytes, count * kDownInputBytes,
+                   &b.shared.input_full);
+  }
   await_input(b);
+  constexpr int kAtOnce = 4, kPerPage = kDownExpertsPerPage<kUnits>;  // experts
+  constexpr int kPagesAtOnce = kPerPage < kAtOnce ? kAtOnce / kPerPage : 1;
 #pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass) {
     float acc[kUnits][4] = {};
 #pragma unroll 1
-    for (int begin = 0; begin < count; begin += args.experts_per_page) {
-      const int here = min(args.experts_per_page, count - begin);
-      const uint8_t* page = await_page(b);
-#pragma unroll 1
-      for (int i = 0; i < here; i += 2) {
-        const bool two = i + 1 < here;
-        DownProducts<kUnits> p, q;
-        multiply_down<kUnits>(b, page + i * kUnits * kDownUnitBytes, begin + i, true, p);
-        multiply_down<kUnits>(b, page + (two ? i + 1 : i) * kUnits * kDownUnitBytes, begin + (two ? i + 1 : i), two, q);
-        ptx::products_wait<1>();
-        promote_down<kUnits>(p, acc);
-        ptx::products_wait<0>();
-        promote_down<kUnits>(q, acc);
+    for (int begin = 0; begin < count; begin += kPerPage * kPagesAtOnce) {
+      const int here = min(kPerPage * kPagesAtOnce, count - begin);
+      const bool second = kPagesAtOnce == 2 && here > kPerPage;
+      const uint8_t* page[2];
+      if (second) {
+        await_pages(b, page);
+      } else {
+        const uint8_t* one[1];
+        await_pages(b, one);
+        page[0] = page[1] = one[0];
       }
-      release_page(b);
+#pragma unroll 1
+      for (int i = 0; i < here; i += kAtOnce) {
+        DownProducts<kUnits> p[kAtOnce];
+        const uint8_t* units[kAtOnce];
+        int rank[kAtOnce];
+#pragma unroll
+        for (int n = 0; n < kAtOnce; ++n) {  // the last expert again for those that there are not
+          const int at = min(i + n, here - 1);
+          units[n] = (kPagesAtOnce == 2 && at >= kPerPage ? page[1] : page[0]) + at % kPerPage * kUnits * kDownUnitBytes;
+          rank[n] = begin + at;
+          multiply_down<kUnits>(b, units[n], rank[n], p[n]);
+        }
+        ptx::products_wait<3>();
+        promote_down<kUnits>(b, units[0], rank[0], true, p[0], acc);
+        ptx::products_wait<2>();
+        promote_down<kUnits>(b, units[1], rank[1], i + 1 < here, p[1], acc);
+        ptx::products_wait<1>();
+        promote_down<kUnits>(b, units[2], rank[2], i + 2 < here, p[2], acc);
+        ptx::products_wait<0>();
+        promote_down<kUnits>(b, units[3], rank[3], i + 3 < here, p[3], acc);
+      }
+      release_pages<1>(b);
+      if (second) release_pages<1>(b);
     }
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) hand_over(b, acc[u]);
@@ -494,7 +633,7 @@ __device__ inline void down_finish(const ExpertsDownArgs& args, Block& b) {
   const int units = args.passes * args.units_per_pass, first = b.index() * units;
   if (first >= args.units) return;
 #pragma unroll 1
-  for (int u = 0; u < units; ++u) store_part(args.parts + static_cast<size_t>(first + u) * kPartFloats, take_over(b));
+  for (int u = 0; u < units; ++u) store_part(args.parts + static_cast<size_t>(first + u) * kPartFloats, take_over(b), mark_of(args.uses, b));
 }
 
 // The fetching warp: a page holds the units of several experts, one lane copies each.
@@ -512,7 +651,7 @@ __device__ inline void down_fetch(const ExpertsDownArgs& args, Block& b, uint64_
       __syncwarp();
       if (lane < here)
         ptx::bulk_copy(b.shared.pages[b.page.place] + lane * bytes,
-                       args.pages + (static_cast<size_t>(b.shared.fetch_experts[begin + lane]) * args.units + first) * kDownUnitBytes,
+                       args.pages + (static_cast<size_t>(b.shared.experts[begin + lane]) * args.units + first) * kDownUnitBytes,
                        bytes, &b.shared.page_full[b.page.place], policy);
       __syncwarp();
       b.page.next();

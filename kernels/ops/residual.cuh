@@ -9,7 +9,7 @@ namespace kilotoken::stack {
 
 // A warp holds one group of 128 columns of one row, a lane four: columns k .. k + 3.
 __device__ __forceinline__ void store_codes(const Inputs& out, int row, int k, float4 x) {
-  const Quantiser q = quantiser(warp_max(fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w)))));
+  const Quantiser q = quantiser(warp_max_magnitude(fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w)))));
   *reinterpret_cast<uint32_t*>(out.codes + e4m3_input_offset(row, k)) =
       static_cast<uint32_t>(e4m3_pair(x.x * q.inverse, x.y * q.inverse)) |
       static_cast<uint32_t>(e4m3_pair(x.z * q.inverse, x.w * q.inverse)) << 16;
@@ -67,9 +67,7 @@ __device__ __forceinline__ void reduce(const ReduceArgs& args, Place b) {
     float4* at = reinterpret_cast<float4*>(args.residual + row * args.hidden + k);
     const float4 weight = args.norm_weight != nullptr ? __ldg(reinterpret_cast<const float4*>(args.norm_weight + k)) : float4{};
     const float4 before = args.residual != nullptr ? __ldcg(at) : float4{};
-    float4 branch[1];
-    sum_parts(args.parts, group * 2 + lane / 16, row * kTileRows + lane % 16 * 4, 0, branch);
-    const float4 x = before + branch[0];
+    const float4 x = before + sum_parts<4, 2, float4>(args.parts, b, group * 2 + lane / 16, row * kTileRows + lane % 16 * 4);
     if (args.residual != nullptr) *at = x;
     if (args.tap.high != nullptr) {
       store_splits(args.tap, row, k, x);
@@ -85,9 +83,10 @@ __device__ __forceinline__ void swiglu(const SwigluArgs& args, Place b) {
   const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
 #pragma unroll 1
   for (int group = b.index(); group < args.width / kQuantGroup; group += b.count()) {
-    float4 sums[2];  // of four gate rows and the four up rows eight further
-    sum_parts(args.parts, group * 4 + lane / 8, row * kTileRows + quad / 2 * 16 + quad % 2 * 4, 8, sums);
-    const float4 gate = sums[0] * factor, up = sums[1] * factor;
+    // Four gate rows, and the four up rows eight further.
+    const int tile = group * 4 + lane / 8, offset = row * kTileRows + quad / 2 * 16 + quad % 2 * 4;
+    const float4 gate = sum_parts<1, 4, float4>(args.parts, b, tile, offset) * factor;
+    const float4 up = sum_parts<1, 4, float4>(args.parts, b, tile, offset + 8) * factor;
     const float4 h = make_float4(swiglu_value(gate.x, up.x), swiglu_value(gate.y, up.y), swiglu_value(gate.z, up.z), swiglu_value(gate.w, up.w));
     const int k = group * kQuantGroup + lane * 4;
     if (args.out.codes != nullptr) store_codes(args.out, row, k, h);

@@ -8,72 +8,102 @@
 
 namespace kilotoken::stack {
 
+// The next of a warp's best: of every lane's `key` (larger is better, 0: none left) and `id` the largest, the lowest id among equals. All lanes get it.
+struct Best {
+  uint32_t key, id;
+};
+__device__ __forceinline__ Best warp_best(uint32_t key, uint32_t id) {
+  const uint32_t top = __reduce_max_sync(~0u, key);
+  return {top, __reduce_min_sync(~0u, key == top ? id : ~0u)};
+}
+
 __device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
-  const int row = b.index(), thread = threadIdx.x, lane = thread % 32;
-  if (row >= kRows) return;
-  uint32_t* mask = args.masks + row * (kMaxExperts / 32);
+  constexpr int kWarps = kMathThreads / 32, kOfWarp = kMaxExperts / kWarps;
+  static_assert(kOfWarp == 64 && kWarps * kMaxExpertsPerToken == 64, "two a lane");
+  const int row = b.index(), thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  Choice& choice = *args.choice;
+  const uint32_t mark = mark_of(args.uses, b) << 31;
   if (row >= static_cast<int>(b.shared.rows)) {
-    if (thread < kMaxExperts / 32) mask[thread] = 0;
+    if (thread < kMaskWords) choice.masks[row][thread] = mark;
     return;
   }
-  float* probability = b.shared.small;
-  const float squares = norm_squares(args.norm, row);
-  float bias[2];  // of experts `thread` and `thread` + 256
+  const Squares squares = norm_squares(args.norm, row);
+  // A lane owns experts 64 warp + lane and + 32.
+  float bias[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) bias[i] = thread + i * kMathThreads < args.experts ? __ldg(args.bias + thread + i * kMathThreads) : 0.0f;
-  // Four experts a thread: threads below 128 sum the high parts, the others the low ones.
-  const int half = thread / 128, quads = (args.experts + 3) / 4;
-#pragma unroll 1
-  for (int quad = thread % 128; quad < quads; quad += 128) {
-    float4 sum[1] = {};
-    const int e = quad * 4;
-    if (half == 0 || args.low_tiles > 0)
-      sum_parts(args.parts, half * args.tiles + e / kTileRows, row * kTileRows + e % kTileRows, 0, sum);
-    if (half == 1) reinterpret_cast<float4*>(b.shared.scratch)[quad] = sum[0];
-    else reinterpret_cast<float4*>(probability)[quad] = sum[0];
+  for (int j = 0; j < 2; ++j) {
+    const int id = warp * kOfWarp + j * 32 + lane;
+    bias[j] = id < args.experts ? __ldg(args.bias + id) : 0.0f;
   }
+  // Four logits a thread: threads below 128 sum the high parts, the others the low ones.
+  float* logit = b.shared.small;
+  const int half = thread / 128, quad = thread % 128, e = quad * 4;
+  float4 sum{};
+  if (e < args.experts && (half == 0 || args.low_tiles > 0))
+    sum = sum_parts<4, 4, float4>(args.parts, b, half * args.tiles + e / kTileRows, row * kTileRows + e % kTileRows);
+  reinterpret_cast<float4*>(half == 0 ? logit : b.shared.scratch)[quad] = sum;
+  const float factor = norm_factor(args.norm, squares);
   math_sync();
   // Integers in the order of the scores, a NaN the smallest.
-  uint32_t* key = reinterpret_cast<uint32_t*>(b.shared.scratch) + kMaxExperts;
-  const float factor = norm_factor(args.norm, squares);
+  float probability[2];
+  uint32_t key[2], id[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int e = thread + i * kMathThreads;
-    if (e >= args.experts) break;
-    probability[e] = sigmoid((probability[e] + b.shared.scratch[e]) * factor);
-    const float score = probability[e] + bias[i];
-    key[e] = score == score ? order_key(score) : 1u;
+  for (int j = 0; j < 2; ++j) {
+    id[j] = static_cast<uint32_t>(warp * kOfWarp + j * 32 + lane);
+    probability[j] = sigmoid((logit[id[j]] + b.shared.scratch[id[j]]) * factor);
+    const float score = probability[j] + bias[j];
+    key[j] = static_cast<int>(id[j]) >= args.experts ? 0u : score == score ? order_key(score) : 1u;
   }
-  math_sync();  // scratch is read, probabilities are there
-  if (thread >= 32) return;
-  // A lane owns experts lane, lane + 32, ... and knows its best. Of the best of all lanes one redux finds the key and one the lowest id among
-  // equals; only its owner looks again.
-  uint32_t best = 0, best_id = ~0u;
-  const auto look = [&] {
-    best = 0, best_id = ~0u;
-#pragma unroll 4
-    for (int e = lane; e < args.experts; e += 32)
-      if (key[e] > best) best = key[e], best_id = static_cast<uint32_t>(e);
+  // The warp's best in order, then of all warps' lists the best: what is among the best of all is among the best of its warp.
+  struct Candidate {
+    uint32_t key, id;
+    float probability;
   };
-  look();
-  uint32_t chosen = 0;  // lane i: word i of the mask
-  uint32_t mine = 0;    // lane n: the n-th choice
-  float sum = 0.0f;
-#pragma unroll 1
-  for (int n = 0; n < args.per_token; ++n) {
-    const uint32_t top = __reduce_max_sync(~0u, best);
-    const uint32_t id = __reduce_min_sync(~0u, best == top ? best_id : ~0u);
-    if (best_id == id) {
-      key[id] = 0;
-      look();
+  Candidate* candidates = reinterpret_cast<Candidate*>(b.shared.scratch + kMaxExperts);  // [kWarps][kMaxExpertsPerToken]
+  const auto take = [&](auto found) {
+    if (key[1] > key[0] || (key[1] == key[0] && id[1] < id[0])) {
+      const uint32_t k = key[0], i = id[0];
+      const float p = probability[0];
+      key[0] = key[1], id[0] = id[1], probability[0] = probability[1];
+      key[1] = k, id[1] = i, probability[1] = p;
     }
-    if (lane == static_cast<int>(id / 32)) chosen |= 1u << (id % 32);
-    if (lane == n) mine = id;
-    sum += probability[id];
+#pragma unroll
+    for (int n = 0; n < kMaxExpertsPerToken; ++n) {
+      const Best best = warp_best(key[0], id[0]);
+      if (id[0] == best.id) {
+        found(n, Candidate{key[0], id[0], probability[0]});
+        key[0] = key[1], id[0] = id[1], probability[0] = probability[1];
+        key[1] = 0, id[1] = ~0u;
+      }
+    }
+  };
+  take([&](int n, const Candidate& c) { candidates[warp * kMaxExpertsPerToken + n] = c; });
+  math_sync();
+  if (warp > 0) return;
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const Candidate c = candidates[j * 32 + lane];
+    key[j] = c.key, id[j] = c.id, probability[j] = c.probability;
   }
-  if (lane < kMaxExperts / 32) mask[lane] = chosen;
-  if (lane < args.per_token)
-    args.weights[row * args.experts + mine] = __fdividef(probability[mine], args.normalise ? sum + 1e-20f : 1.0f) * args.scale;
+  __syncwarp();
+  take([&](int n, const Candidate& c) { candidates[n] = c; });
+  __syncwarp();
+  const bool counts = lane < args.per_token;
+  const Candidate mine = candidates[lane % kMaxExpertsPerToken];
+  uint32_t chosen = 0;
+  float total = 0.0f;
+#pragma unroll
+  for (int n = 0; n < kMaxExpertsPerToken; ++n) {
+    if (n >= args.per_token) break;
+    const uint32_t one = __shfl_sync(~0u, mine.id, n);
+    total += __shfl_sync(~0u, mine.probability, n);
+    if (lane == static_cast<int>(one / 16)) chosen |= 1u << (one % 16);
+  }
+  choice.masks[row][lane] = chosen | mark;
+  if (counts) {
+    const float weight = __fdividef(mine.probability, args.normalise ? total + 1e-20f : 1.0f) * args.scale;
+    choice.experts[row][lane] = make_uint2(mine.id | mark, __float_as_uint(fabsf(weight)) | mark);
+  }
 }
 
 }  // namespace kilotoken::stack

@@ -81,14 +81,14 @@ __device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
   const int tiles = args.parts.tiling.tiles;
 #pragma unroll 1
   for (int tile = b.index(); tile < tiles; tile += b.count()) {
-    float acc[2];
-    sum_parts(args.parts, tile, row * kTileRows + lane, 32, acc);
+    const float2 sums = sum_parts<4, 2, float2>(args.parts, b, tile, row * kTileRows + lane * 2);
+    const float acc[2] = {sums.x, sums.y};
     float best = -INFINITY;
-    int id = tile * kTileRows + lane;
+    int id = tile * kTileRows + lane * 2;
     bool bad = false;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int token = tile * kTileRows + lane + i * 32;
+      const int token = tile * kTileRows + lane * 2 + i;
       if (token >= args.vocab) continue;
       const float x = acc[i] * factor;
       args.logits[static_cast<size_t>(row) * args.vocab + token] = x;

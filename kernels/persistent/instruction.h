@@ -1,5 +1,7 @@
-// The instruction list of the stack: plain data, made once by the host (program.h), read by every block. An instruction is one operation over the
-// whole grid; it begins when every block has finished the one before it. Pointers are device pointers that outlive the list.
+// The instruction list of the stack: plain data, made once by the host, read by every block. An instruction is one operation, done by the first
+// `workers` blocks; the others go on to the next. It begins when the instruction it `waits` for has been finished by all of that one's workers; parts need no
+// such wait (Parts). Pointers are device pointers that outlive the list. A buffer is written again only behind an instruction that all its readers have
+// reported to, which is why every place where inputs are kept has a buffer of its own.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +15,7 @@ enum class Op : uint32_t {
   kEmbed,      // token ids -> residual, inputs
   kLinear,     // inputs -> parts
   kQkv,        // parts -> q; keys and values into the cache
+  kAttendWindow,  // parts -> keys and values into the cache, and what attention makes of them and q -> inputs
   kAttend,     // q, cache -> inputs, or partial results per chunk of keys
   kCombine,    // partial results -> inputs
   kReduce,     // parts + residual -> residual, inputs
@@ -27,9 +30,17 @@ enum class Op : uint32_t {
   kToy,        // a table of logits instead of a network
 };
 
+// Of a buffer of parts: bit 0: whether an odd number of uses of this pass's part of the list (draft or verify) lie before this one; bits 1 and 2: whether
+// the draft part and the verify part use it an odd number of times.
+using Uses = uint32_t;
+
+// Sums on their way from a linear to whoever adds them up. They carry their own readiness: the lowest bit of each binary32 is one in the buffer's first use,
+// zero in the second, and so on, and a reader polls until all its words have the bit of this use. A buffer belongs to linears of one shape, each of which
+// writes all of it, so that what lies there is always one use old. The bit is worth 2^-23 of a part and reads as zero.
 struct Parts {
-  const float* data;  // kPartFloats each
+  const float* data;  // kPartFloats each, at part_places
   Tiling tiling;
+  Uses uses;
 };
 
 // Sums of squares of the residual, [groups of 128][8]; the norm's factor is 1 / sqrt(sum / width + epsilon). It is applied to a
@@ -67,6 +78,7 @@ struct LinearArgs {
   const void* input;   // codes, or the high parts
   const void* input2;  // scales, or the low parts
   float* parts;
+  Uses uses;
 };
 
 // One or more attention layers' projections: rows [q heads | k heads | v heads] x sets.
@@ -81,6 +93,18 @@ struct QkvArgs {
   float value_scale, head_epsilon;
   int q_heads, kv_heads, head_dim, sets, max_context;
   size_t key_set_stride, value_set_stride;  // elements
+};
+
+// Layers with a window of at most 128 and heads of 192: projection's sums to attention's result. One block a head.
+struct AttendWindowArgs {
+  Parts parts;           // rows [q heads | k heads | v heads]
+  Norm norm;
+  uint16_t *keys, *values;
+  const float* sinks;    // [q_heads], or null
+  const float* turns;
+  Inputs out;
+  float value_scale;
+  int q_heads, kv_heads, max_context, window;
 };
 
 struct AttendArgs {
@@ -111,12 +135,18 @@ struct SwigluArgs {
   int width;
 };
 
+// What a row of the router decides. Both carry their own readiness in bit 31, like parts in bit 0.
+struct Choice {
+  uint32_t masks[kRows][kMaskWords];                 // bit e % 16 of word e / 16: the row chose expert e
+  uint2 experts[kRows][kMaxExpertsPerToken];         // id, weight (binary32; positive, so bit 31 is free)
+};
+
 struct TopkArgs {
   Parts parts;               // [experts high parts, padded to tiles | the same for low parts, if `low_tiles`]
   Norm norm;
   const float* bias;         // [experts]
-  uint32_t* masks;           // [8][kMaxExperts / 32]: experts each row chose
-  float* weights;            // [8][experts]: of the chosen ones
+  Choice* choice;
+  Uses uses;                 // of `choice`
   int experts, per_token, tiles, low_tiles;
   bool normalise;
   float scale;
@@ -124,22 +154,26 @@ struct TopkArgs {
 
 struct ExpertsUpArgs {
   const uint8_t* pages;      // [expert][tile][page]
-  const uint32_t* masks;
-  const float* weights;
+  const Choice* choice;
+  Uses uses;
   const uint8_t* codes;
   const float* scales;
   Norm norm;
   uint8_t* h;                // [slice of 64][rank of the expert][kDownInputBytes]
-  int experts, tiles, pages_per_tile, page_k;
+  int experts, per_token, tiles, pages_per_tile, page_k;
+  Divisor by_tiles, by_blocks;
   int mixture_layer;         // counted from 0, for the record
 };
 
 struct ExpertsDownArgs {
   const uint8_t* pages;      // [expert][unit]
-  const uint32_t* masks;
+  const Choice* choice;
+  Uses choice_uses;
   const uint8_t* h;
   float* parts;              // [slice][tile]
+  Uses uses;
   int experts, units, tiles;
+  Divisor by_tiles;
   int passes, units_per_pass;  // of a block, all in one slice of k
   int experts_per_page;      // of a ring page
 };
@@ -173,11 +207,16 @@ struct ToyArgs {
 
 struct Instruction {
   Op op;
-  uint32_t layer;  // for faults and traces
+  uint32_t layer;     // for faults and traces
+  int waits;          // index of the instruction that must be finished; -1: none
+  uint32_t arrivals;  // that finish it: its workers
+  int workers;        // blocks that take part; those of a product that reports nothing but parts never report
+  uint32_t reserved;
   union {
     EmbedArgs embed;
     LinearArgs linear;
     QkvArgs qkv;
+    AttendWindowArgs window;
     AttendArgs attend;
     ReduceArgs reduce;
     SwigluArgs swiglu;
@@ -187,7 +226,7 @@ struct Instruction {
     LogitsArgs logits;
     PickArgs pick;
     ToyArgs toy;
-    uint32_t words[62];
+    uint32_t words[58];
   };
 };
 static_assert(sizeof(Instruction) == 256, "two words for each lane of a warp");

@@ -1,7 +1,7 @@
 #include "kernel.cuh"
 
 #include "kernels/ops/accept.cuh"
-#include "kernels/ops/attention.cuh"
+#include "kernels/ops/attention_window.cuh"
 #include "kernels/ops/products.cuh"
 #include "kernels/ops/residual.cuh"
 #include "kernels/ops/router.cuh"
@@ -23,28 +23,32 @@ __device__ __forceinline__ bool is_product(Op op) { return op == Op::kLinear || 
 
 // --- the three roles' part of one instruction
 
-__device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, Block& b) {
+template <class Ready>
+__device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, Block& b, Ready ready) {
   switch (args.units_per_pass) {
-    case 1: return down_multiply<1>(args, b);
-    case 2: return down_multiply<2>(args, b);
-    default: return down_multiply<3>(args, b);
+    case 1: return down_multiply<1>(args, b, ready);
+    case 2: return down_multiply<2>(args, b, ready);
+    default: return down_multiply<3>(args, b, ready);
   }
 }
 
-__device__ __forceinline__ void math(const Instruction& ins, Block& b) {
+// `ready`: what thread 0 of a product calls before it fetches inputs.
+template <class Ready>
+__device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready ready) {
   switch (ins.op) {
     case Op::kEmbed: return embed(ins.embed, b);
     case Op::kLinear:
-      return ins.linear.format == Format::kE4m3 ? linear_multiply<Format::kE4m3>(ins.linear, b)
-                                                : linear_multiply<Format::kBf16>(ins.linear, b);
+      return ins.linear.format == Format::kE4m3 ? linear_multiply<Format::kE4m3>(ins.linear, b, ready)
+                                                : linear_multiply<Format::kBf16>(ins.linear, b, ready);
     case Op::kQkv: return qkv(ins.qkv, b);
+    case Op::kAttendWindow: return attend_window(ins.window, b);
     case Op::kAttend: b.input_phase = attend(ins.attend, b, b.input_phase); return;
     case Op::kCombine: return combine(ins.attend, b);
     case Op::kReduce: return reduce(ins.reduce, b);
     case Op::kSwiglu: return swiglu(ins.swiglu, b);
     case Op::kTopk: return topk(ins.topk, b);
-    case Op::kExpertsUp: return ins.up.page_k == 512 ? up_multiply<512>(ins.up, b) : up_multiply<256>(ins.up, b);
-    case Op::kExpertsDown: return down_multiply_any(ins.down, b);
+    case Op::kExpertsUp: return ins.up.page_k == 512 ? up_multiply<512>(ins.up, b, ready) : up_multiply<256>(ins.up, b, ready);
+    case Op::kExpertsDown: return down_multiply_any(ins.down, b, ready);
     case Op::kLogits: return logits(ins.logits, b);
     case Op::kPickDraft: return pick_draft(ins.pick, b);
     case Op::kPick: return pick(ins.pick, b);
@@ -62,9 +66,8 @@ __device__ __forceinline__ void finish(const Instruction& ins, Block& b) {
   }
 }
 
-// `previous`: the counter and value that say the experts are chosen; null: they are.
-__device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t policy, const uint32_t* previous, uint32_t target,
-                                      int& experts) {
+// `experts`: how many are chosen, known from the first product that needs them.
+__device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t policy, int& experts) {
   switch (ins.op) {
     case Op::kLinear:
       if (threadIdx.x % 32 == 0) linear_fetch(ins.linear, b, policy);
@@ -72,16 +75,10 @@ __device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t
       b.page.phase = __shfl_sync(~0u, b.page.phase, 0);
       return;
     case Op::kExpertsUp:
-      if (previous != nullptr && threadIdx.x % 32 == 0) ptx::wait_counter(previous, target, b.fault(), ptx::Wait::kExperts, b.instruction);
-      __syncwarp();
-      experts = list_experts(ins.up.masks, ins.up.experts, b.shared.fetch_experts);
-      __syncwarp();
+      experts = list_experts(ins.up.choice, ins.up.uses, ins.up.experts, b);
       return up_fetch(ins.up, b, policy, experts);
     case Op::kExpertsDown:
-      if (experts == 0) {  // launched alone
-        experts = list_experts(ins.down.masks, ins.down.experts, b.shared.fetch_experts);
-        __syncwarp();
-      }
+      if (experts == 0) experts = list_experts(ins.down.choice, ins.down.choice_uses, ins.down.experts, b);  // launched alone
       return down_fetch(ins.down, b, policy, experts);
     default: return;
   }
@@ -129,18 +126,21 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
   const bool leads = threadIdx.x / 32 == kLeader;
   Reader reader{program.list, b.shared.fetched[static_cast<int>(kRole)], {}};
   const uint32_t first_round = launch.state->round;
-  uint32_t drafts = 0, verifies = 0;
-  int previous = -1;  // instruction to wait for
-  uint32_t target = 0;
   const uint64_t policy = kRole == Role::kFetch ? ptx::evict_first() : 0;
-  if (alone && threadIdx.x == 0 && blockIdx.x == 0 && launch.only == first_of_pass(launch)) launch.state->began_ns = ptx::nanoseconds();
+  // Parts of the list that have run: in all, and by this launch.
+  const volatile Epoch* epoch = program.epoch;
+  const uint32_t drafts_before = epoch->drafts, verifies_before = epoch->verifies;
+  uint32_t drafts = 0, verifies = 0;
   int parity = 0;
+  if (alone && threadIdx.x == 0 && blockIdx.x == 0 && launch.only == first_of_pass(launch)) launch.state->began_ns = ptx::nanoseconds();
 
   for (int pass = 0;; ++pass) {
     int begin = launch.only, end = launch.only + 1;
+    bool drafted = program.verify > 0;
     if (!alone) {
       if (kRole == Role::kMath && threadIdx.x == 0) {
-        if (previous >= 0) ptx::wait_counter(program.done + previous * kLineWords, target, b.fault(), ptx::Wait::kPrevious, b.instruction);
+        if (pass > 0)
+          ptx::wait_counter(program.done + (program.count - 1) * kLineWords, verifies, b.fault(), ptx::Wait::kPrevious, b.instruction);
         pass_begin[pass & 1] = begin_pass(launch, first_round);
         if (pass == 0 && blockIdx.x == 0) launch.state->began_ns = ptx::nanoseconds();  // later rounds begin where the one before ended
         b.shared.rows = launch.state->rows;
@@ -150,8 +150,9 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
       begin = pass_begin[pass & 1];
       if (begin < 0) return;
       end = program.count;
-      if (begin == 0 && program.verify > 0) ++drafts;
-      ++verifies;
+      drafted = drafted && begin == 0;
+    } else {
+      drafted = drafted && first_of_pass(launch) == 0;
     }
     if (leads) {
       reader.load(begin);
@@ -159,41 +160,62 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
     }
     int experts = 0;
     for (int i = begin; i < end; ++i) {
+      const bool verifying = i >= program.verify;
       b.instruction = static_cast<uint32_t>(i);
+      b.uses = ((drafts_before + drafts + (verifying && drafted ? 1 : 0)) & 1) << 1 | ((verifies_before + verifies) & 1) << 2;
       if (leads && i + 1 < end) reader.load(i + 1);
       const Instruction& ins = reader.slots[parity];
       if constexpr (kRole == Role::kMath) {
-        if (threadIdx.x == 0 && previous >= 0)
-          ptx::wait_counter(program.done + previous * kLineWords, target, b.fault(), ptx::Wait::kPrevious, b.instruction);
-        math_sync();
-        record(program, i, 0, 3);
-        math(ins, b);
-        record(program, i, 1, 2);
-        if (!is_product(ins.op)) {
-          math_sync();
-          if (threadIdx.x == 0 && !alone) ptx::add_release(program.done + i * kLineWords, 1);
+        math_sync();  // the instruction before has left shared memory; this one is there
+        if (b.index() < ins.workers) {
+          const auto ready = [&] {
+            if (ins.waits >= 0 && !alone) {
+              const uint32_t passes = ins.waits >= program.verify ? verifies + 1 : drafts + (drafted ? 1 : 0);
+              ptx::wait_counter(program.done + ins.waits * kLineWords, passes * ins.arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction);
+            }
+            record(program, i, 0, 3);
+          };
+          if (!is_product(ins.op)) {
+            await_taken_over(b);
+            if (threadIdx.x == 0) ready();
+            if (ins.waits >= 0) math_sync();
+          }
+          if (alone && ins.op == Op::kExpertsDown) await_experts(b);
+          math(ins, b, ready);
+          record(program, i, 1, 2);
+          if (!is_product(ins.op)) {
+            ptx::fence_async_shared();  // the next inputs may come to where this one worked
+            math_sync();
+            if (threadIdx.x == 0) {
+              if (ins.op == Op::kAccept) {
+                program.epoch->drafts += drafted;
+                program.epoch->verifies += 1;
+              }
+              if (!alone) ptx::add_release(program.done + i * kLineWords, 1);
+            }
+          }
         }
       } else if constexpr (kRole == Role::kFinish) {
         finish_sync();
         if (is_product(ins.op)) {
           finish(ins, b);
-          finish_sync();
-          if (threadIdx.x % kFinishThreads == 0 && !alone) {
+          if (ins.op == Op::kExpertsUp) finish_sync();
+          if (threadIdx.x % kFinishThreads == 0) {
             record(program, i, 2, 2);
-            ptx::add_release(program.done + i * kLineWords, 1);
+            if (ins.op == Op::kExpertsUp && !alone) ptx::add_release(program.done + i * kLineWords, 1);
           }
         }
       } else {
         __syncwarp();
         if (ins.op == Op::kExpertsUp) experts = 0;
-        fetch(ins, b, policy, previous >= 0 ? program.done + previous * kLineWords : nullptr, target, experts);
+        fetch(ins, b, policy, experts);
       }
-      previous = alone ? -1 : i;
-      target = (i < program.verify ? drafts : verifies) * gridDim.x;
       parity ^= 1;
       if (leads && i + 1 < end) reader.store(parity);
     }
     if (alone) return;
+    drafts += drafted;
+    ++verifies;
   }
 }
 
@@ -211,18 +233,21 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
       ptx::barrier_init(&shared.finish_empty[i], kFinishThreads);
     }
     ptx::barrier_init(&shared.input_full, 1);
+    ptx::barrier_init(&shared.experts_full, 1);
     shared.rows = launch.state->rows;
     shared.start = launch.state->start;
     ptx::fence_barrier_init();
   }
   __syncthreads();
-  Block b{{shared, launch.state, launch.mailbox, 0}, {}, {}, 0};
+  Block b{{shared, launch.state, launch.mailbox, 0, 0}, {}, {}, 0, 0};
   const int warp = threadIdx.x / 32;
+  // Together no more than the 168 a thread of the launch: what is asked for beyond them is waited for without end.
+  static_assert(kMathThreads * 200 + (kThreads - kMathThreads) * 104 <= kThreads * 168);
   if (warp < kFinishWarp) {
-    ptx::more_registers<208>();
+    ptx::more_registers<200>();
     walk<Role::kMath>(launch, b, pass_begin);
   } else {
-    ptx::fewer_registers<88>();
+    ptx::fewer_registers<104>();
     if (warp < kFetchWarp) walk<Role::kFinish>(launch, b, pass_begin);
     else if (warp == kFetchWarp) walk<Role::kFetch>(launch, b, pass_begin);
   }

@@ -1,5 +1,5 @@
-// The resident kernel: one block a multiprocessor, eleven warps in three roles, one instruction list. The math warps wait for the previous
-// instruction of all blocks, work, and report; the finishing warps drain accumulators; the fetching warp walks the same list far ahead, because
+// The resident kernel: one block a multiprocessor, eleven warps in three roles, one instruction list. The math warps wait for what an
+// instruction needs, work, and report; the finishing warps drain accumulators; the fetching warp walks the same list far ahead, because
 // weights depend on nothing but the choice of experts. A whole generation is one launch: draft, verify, accept, next block, without the host.
 // The same kernel launched over one instruction at a time is the CUDA-graph build: same functions, same bits.
 #pragma once
@@ -9,11 +9,17 @@
 
 namespace kilotoken::stack {
 
+// How often the two parts of a list have run since the model was made: buffers of parts tell their uses apart by it. One for all sequences of a model.
+struct Epoch {
+  uint32_t drafts, verifies;
+};
+
 // The parts of a round in the list: [0, verify) drafts, [verify, count) verifies, accepts and prepares the next step.
 struct Program {
   const Instruction* list;  // device
   int verify, count;
-  uint32_t* done;           // [count], one line of 128 bytes each: blocks that have finished an instruction since the launch
+  uint32_t* done;           // [count], one line of 128 bytes each: reports of an instruction since the launch
+  Epoch* epoch;             // device
   long long* trace;         // [count][blocks][4]: the multiprocessor's clock when an instruction could begin, when its math and when its finishing were done, and
                             // %globaltimer when it could begin; or null
 };

@@ -14,7 +14,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 // --- bounded waiting
 
 // What a wait was for; lands in Fault::code (persistent/state.h).
-enum class Wait : uint32_t { kRingFull = 1, kRingEmpty, kActivations, kEpilogueFull, kEpilogueEmpty, kExperts, kPrevious };
+enum class Wait : uint32_t { kRingFull = 1, kRingEmpty, kActivations, kEpilogueFull, kEpilogueEmpty, kExperts, kPrevious, kParts, kPeer };
 
 struct Fault {
   uint32_t code;     // 0: none; otherwise a Wait, or 100 + for faults of the model
@@ -106,6 +106,7 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t b
 
 // Orders this thread's view of global memory (acquired by a flag) before its own bulk copies.
 __device__ __forceinline__ void fence_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+// Orders this thread's own use of shared memory before bulk copies that another thread issues behind a barrier.
 __device__ __forceinline__ void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // --- flags in global memory
@@ -114,6 +115,33 @@ __device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
   return value;
+}
+
+// Words that may have just been written, from where all see them. Vectors are ordered word by word only.
+__device__ __forceinline__ uint32_t load_relaxed(const uint32_t* from) {
+  uint32_t x;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+  return x;
+}
+__device__ __forceinline__ uint2 load_relaxed(const uint2* from) {
+  uint2 x;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(from) : "memory");
+  return x;
+}
+__device__ __forceinline__ float load_relaxed(const float* from) {
+  float x;
+  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(x) : "l"(from) : "memory");
+  return x;
+}
+__device__ __forceinline__ float2 load_relaxed(const float2* from) {
+  float2 x;
+  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"(from) : "memory");
+  return x;
+}
+__device__ __forceinline__ float4 load_relaxed(const float4* from) {
+  float4 x;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"(from) : "memory");
+  return x;
 }
 
 __device__ __forceinline__ void add_release(uint32_t* flag, uint32_t value) {

@@ -1,0 +1,354 @@
+#include "model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace kilotoken::stack {
+
+// As few slices as let one slice's inputs fit the input buffer.
+Tiling tile(int rows, int k, Format format, int blocks) {
+  const int pages = k / page_k(format), bytes = format == Format::kE4m3 ? kRows : kRows * 4;
+  for (int slices = 1; slices <= pages; ++slices) {
+    if (pages % slices != 0 || k / slices * bytes > kInputBytes) continue;
+    Tiling t{(rows + kTileRows - 1) / kTileRows, slices, pages / slices, 0, 1, {}, {}, {}, {}};
+    t.blocks = std::min(blocks, all_pages(t));
+    t.by_all = divisor(static_cast<uint32_t>(all_pages(t)));
+    t.by_slice = divisor(static_cast<uint32_t>(t.tiles * t.pages));
+    t.by_pages = divisor(static_cast<uint32_t>(t.pages));
+    t.by_blocks = divisor(static_cast<uint32_t>(t.blocks));
+    for (int unit = 0; unit < t.tiles * t.slices; ++unit) t.most = std::max(t.most, pieces_of(t, unit).count);
+    return t;
+  }
+  refuse("a linear of " + std::to_string(k) + " inputs does not fit the input buffer");
+}
+
+Model::Model(int gpu, int grid) : device(gpu) {
+  check(cudaSetDevice(device), "the GPU");
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "the GPU");
+  if (properties.major != 9) throw DeviceError(std::string("the GPU ") + properties.name + " is not of the Hopper generation (compute capability 9.0)");
+  blocks = grid > 0 ? grid : properties.multiProcessorCount;
+  need(blocks >= kRows && blocks <= properties.multiProcessorCount, "more blocks than multiprocessors, or fewer than 8");
+  check(prepare_kernel(), "loading the kernel");
+}
+
+Linear Model::pack(const std::vector<RowSource>& rows, int k, Format format, const Matrix& a, const Matrix& b, const Matrix& c) {
+  Linear linear;
+  linear.format = format;
+  linear.k = k;
+  need(k % page_k(format) == 0, format == Format::kE4m3 ? "E4M3 linears take multiples of 256 inputs" : "BF16 linears take multiples of 128 inputs");
+  linear.tiling = tile(static_cast<int>(rows.size()), k, format, blocks);
+  std::vector<RowSource> padded = rows;
+  padded.resize(static_cast<size_t>(linear.tiling.tiles) * kTileRows, RowSource{-1, 0, 0});
+  const Device<RowSource> map(padded);
+  const size_t pages = static_cast<size_t>(all_pages(linear.tiling));
+  linear.pages = Device<uint8_t>(pages * page_bytes(format));
+  weight_bytes += linear.pages.bytes();
+  reserve_parts(linear.tiling);
+  widest_input_ = std::max(widest_input_, k);
+  const Matrix from[3] = {a, b, c};
+  check(pack_linear(linear.pages.get(), linear.tiling, format, from, map.get(), nullptr), "packing");
+  check(cudaDeviceSynchronize(), "packing");
+  return linear;
+}
+
+Format format_of(const Matrix& m) { return m.storage == Storage::kE4m3 ? Format::kE4m3 : Format::kBf16; }
+
+std::vector<RowSource> rows_in_order(int count) {
+  std::vector<RowSource> rows(count);
+  for (int i = 0; i < count; ++i) rows[i] = {0, 0, i};
+  return rows;
+}
+
+Linear Model::plain(WeightSource& source, Tensor tensor, int layer, int rows, int k) {
+  const Matrix m = source.get(tensor, layer);
+  need(m.storage != Storage::kMxfp4 && m.rows == rows && m.cols == k, "a linear of another shape or format than it can hold");
+  Linear linear = pack(rows_in_order(rows), k, format_of(m), m);
+  source.release();
+  return linear;
+}
+
+Linear Model::gate_up(const Matrix& gate, const Matrix& up, int width, int k) {
+  need(gate.storage == up.storage && gate.storage != Storage::kMxfp4, "gate and up of different formats");
+  need(width % kQuantGroup == 0, "a dense feed-forward width that is no multiple of 128");
+  std::vector<RowSource> rows;
+  for (int i = 0; i < width; i += 8) {
+    for (int j = 0; j < 8; ++j) rows.push_back({0, 0, i + j});
+    for (int j = 0; j < 8; ++j) rows.push_back({1, 0, i + j});
+  }
+  return pack(rows, k, format_of(gate), gate, up);
+}
+
+Device<float> Model::vector(WeightSource& source, Tensor tensor, int layer, int count) {
+  const Matrix m = source.get(tensor, layer);
+  need(m.rows * m.cols == count, "a vector of another length than it can hold");
+  Device<float> out(count);
+  check(to_float(out.get(), m, count, nullptr), "reading a vector");
+  check(cudaDeviceSynchronize(), "reading a vector");
+  source.release();
+  return out;
+}
+
+// cos and sin of every position, as the reference has them: angles in binary64, rounded once.
+const float* Model::turns(double theta) {
+  for (const auto& [known, table] : turns_)
+    if (known == theta) return table.get();
+  std::vector<float> table(static_cast<size_t>(target.max_context + kRows) * kRotary);
+  for (int i = 0; i < kRotary / 2; ++i) {
+    const double frequency = std::pow(theta, -2.0 * i / kRotary);
+    for (int p = 0; p < target.max_context + kRows; ++p) {
+      table[(static_cast<size_t>(p) * (kRotary / 2) + i) * 2] = static_cast<float>(std::cos(p * frequency));
+      table[(static_cast<size_t>(p) * (kRotary / 2) + i) * 2 + 1] = static_cast<float>(std::sin(p * frequency));
+    }
+  }
+  turns_.emplace_back(theta, Device<float>(table));
+  return turns_.back().second.get();
+}
+
+void check_attention(const AttentionShape& a) {
+  need(a.head_dim == 192 || a.head_dim == 128, "heads of 192 or 128 dimensions only");
+  need(a.q_heads > 0 && a.kv_heads > 0 && a.q_heads % a.kv_heads == 0, "query heads that do not divide among key/value heads");
+}
+
+Layer Model::load_target_layer(WeightSource& source, int index) {
+  const LayerShape& shape = target.layers[index];
+  const AttentionShape& a = shape.attention;
+  check_attention(a);
+  Layer layer;
+  layer.shape = a;
+  layer.turns = turns(a.rope_theta);
+  layer.input_norm = vector(source, Tensor::kInputNorm, index, target.hidden);
+  layer.post_norm = vector(source, Tensor::kPostNorm, index, target.hidden);
+  if (a.sink) layer.sinks = vector(source, Tensor::kSinks, index, a.q_heads);
+
+  // Fused rows are stored in groups [Q | K | V], one a key/value head; here all q heads come first, then k, then v.
+  const Matrix fused = source.get(Tensor::kQkv, index);
+  const int per_group = a.q_heads / a.kv_heads * a.head_dim, group = per_group + a.head_dim + kValueDim;
+  need(fused.rows == group * a.kv_heads && fused.cols == target.hidden, "a fused projection of another shape than it can hold");
+  std::vector<RowSource> rows;
+  const auto part = [&](int offset, int count) {
+    for (int g = 0; g < a.kv_heads; ++g)
+      for (int i = 0; i < count; ++i) rows.push_back({0, 0, g * group + offset + i});
+  };
+  part(0, per_group);
+  part(per_group, a.head_dim);
+  part(per_group + a.head_dim, kValueDim);
+  layer.qkv = pack(rows, target.hidden, format_of(fused), fused);
+  source.release();
+  layer.o = plain(source, Tensor::kO, index, target.hidden, a.q_heads * kValueDim);
+
+  layer.mixture = shape.mixture;
+  if (!shape.mixture) {
+    const Matrix gate = source.get(Tensor::kGate, index), up = source.get(Tensor::kUp, index);
+    layer.dense.up = gate_up(gate, up, shape.ffn_width, target.hidden);
+    source.release();
+    layer.dense.down = plain(source, Tensor::kDown, index, target.hidden, shape.ffn_width);
+    return layer;
+  }
+  Mixture& m = layer.experts;
+  const Matrix router = source.get(Tensor::kRouter, index);
+  need(router.rows == target.experts && router.cols == target.hidden, "a router of another shape than it can hold");
+  need(target.experts <= kMaxExperts && target.experts_per_token <= kMaxExpertsPerToken, "more than 512 experts, or more than 8 a token");
+  m.router_tiles = (target.experts + kTileRows - 1) / kTileRows;
+  m.low_tiles = router.storage == Storage::kF32 ? m.router_tiles : 0;
+  std::vector<RowSource> router_rows = rows_in_order(target.experts);
+  router_rows.resize(static_cast<size_t>(m.router_tiles) * kTileRows, RowSource{-1, 0, 0});
+  if (m.low_tiles > 0)
+    for (int i = 0; i < target.experts; ++i) router_rows.push_back({0, 1, i});
+  m.router = pack(router_rows, target.hidden, Format::kBf16, router);
+  source.release();
+  m.bias = vector(source, Tensor::kCorrectionBias, index, target.experts);
+
+  const int width = shape.ffn_width;
+  const Matrix gate = source.get(Tensor::kGate, index), up = source.get(Tensor::kUp, index);
+  if (gate.storage != Storage::kMxfp4 || up.storage != Storage::kMxfp4) refuse("experts must be stored as MXFP4");
+  need(gate.rows == target.experts * width && gate.cols == target.hidden, "experts of another shape than it can hold");
+  need(width % kDownK == 0 && target.hidden % 256 == 0, "an expert width that is no multiple of 64, or a hidden size that is none of 256");
+  m.page_k = target.hidden % 512 == 0 ? 512 : 256;
+  m.pages_per_tile = target.hidden / m.page_k;
+  m.tiles = width / kUpperHalf;
+  Device<uint32_t> refused(1);
+  m.up = Device<uint8_t>(static_cast<size_t>(target.experts) * m.tiles * m.pages_per_tile * up_page_bytes(m.page_k));
+  check(pack_up(m.up.get(), gate, up, target.experts, m.page_k, refused.get(), nullptr), "packing experts");
+  check(cudaDeviceSynchronize(), "packing experts");
+  source.release();
+  const Matrix down = source.get(Tensor::kDown, index);
+  if (down.storage != Storage::kMxfp4) refuse("experts must be stored as MXFP4");
+  need(down.rows == target.experts * target.hidden && down.cols == width, "experts of another shape than it can hold");
+  const int hidden_tiles = target.hidden / kTileRows;
+  m.units = hidden_tiles * (width / kDownK);
+  m.down = Device<uint8_t>(static_cast<size_t>(target.experts) * m.units * kDownUnitBytes);
+  check(pack_down(m.down.get(), down, target.experts, refused.get(), nullptr), "packing experts");
+  check(cudaDeviceSynchronize(), "packing experts");
+  source.release();
+  uint32_t bad = 0;
+  check(cudaMemcpy(&bad, refused.get(), 4, cudaMemcpyDeviceToHost), "packing experts");
+  if (bad != 0) refuse("an expert scale of 2^-127 or NaN");
+  weight_bytes += m.up.bytes() + m.down.bytes();
+  m.down_tiling = {hidden_tiles, width / kDownK, 0, 0, 1, {}, {}, {}, {}};
+  reserve_parts(m.down_tiling);
+  // Units of a block: enough that all blocks together have all, in one slice of k, three accumulators at a time at most.
+  int each = (m.units + blocks - 1) / blocks;
+  while (hidden_tiles % each != 0 || (each > kMaxDownUnits && each % kMaxDownUnits != 0)) ++each;
+  m.units_per_pass = std::min(each, kMaxDownUnits);
+  m.passes = each / m.units_per_pass;
+  m.experts_per_page = m.units_per_pass == 1 ? 8 : m.units_per_pass == 2 ? 4 : 2;
+  return layer;
+}
+
+Layer Model::load_draft_layer(WeightSource& source, int index) {
+  const AttentionShape& a = draft.attention;
+  check_attention(a);
+  Layer layer;
+  layer.shape = a;
+  layer.turns = turns(a.rope_theta);
+  layer.input_norm = vector(source, Tensor::kDraftInputNorm, index, target.hidden);
+  layer.post_norm = vector(source, Tensor::kDraftPostNorm, index, target.hidden);
+  if (a.sink) layer.sinks = vector(source, Tensor::kDraftSinks, index, a.q_heads);
+  layer.q_norm = vector(source, Tensor::kDraftQNorm, index, a.head_dim);
+  layer.k_norm = vector(source, Tensor::kDraftKNorm, index, a.head_dim);
+  const Matrix q = source.get(Tensor::kDraftQ, index), k = source.get(Tensor::kDraftK, index), v = source.get(Tensor::kDraftV, index);
+  std::vector<RowSource> rows;
+  for (int i = 0; i < a.q_heads * a.head_dim; ++i) rows.push_back({0, 0, i});
+  for (int i = 0; i < a.kv_heads * a.head_dim; ++i) rows.push_back({1, 0, i});
+  for (int i = 0; i < a.kv_heads * kValueDim; ++i) rows.push_back({2, 0, i});
+  need(q.storage == Storage::kBf16 && k.storage == Storage::kBf16 && v.storage == Storage::kBf16, "a draft that is not BF16");
+  layer.qkv = pack(rows, target.hidden, Format::kBf16, q, k, v);
+  source.release();
+  layer.o = plain(source, Tensor::kDraftO, index, target.hidden, a.q_heads * kValueDim);
+  const Matrix gate = source.get(Tensor::kDraftGate, index), up = source.get(Tensor::kDraftUp, index);
+  layer.dense.up = gate_up(gate, up, draft.ffn_width, target.hidden);
+  source.release();
+  layer.dense.down = plain(source, Tensor::kDraftDown, index, target.hidden, draft.ffn_width);
+  return layer;
+}
+
+void Model::load(const TargetShape& target_shape, const DraftShape* draft_shape, WeightSource& source) {
+  target = target_shape;
+  need(target.hidden % 256 == 0 && target.max_context > 1 && target.vocab > 0, "a hidden size that is no multiple of 256");
+  need(target.hidden <= kMaxHidden, "a hidden size beyond 8192");
+  need(target.layers.size() <= kMaxLayers, "more than 128 layers");
+  if (draft_shape != nullptr) {
+    draft = *draft_shape;
+    has_draft = true;
+    block_size = draft.block_size;
+    need(block_size >= 2 && block_size <= kRows, "a draft block outside 2 .. 8");
+  }
+  {
+    const Matrix m = source.get(Tensor::kEmbedding, 0);
+    need(m.storage == Storage::kBf16 && m.rows == target.vocab && m.cols == target.hidden, "an embedding that is not BF16 [vocab][hidden]");
+    embedding_ = Device<uint16_t>(static_cast<size_t>(m.rows) * m.cols);
+    check(cudaMemcpy(embedding_.get(), m.codes, embedding_.bytes(), cudaMemcpyDeviceToDevice), "the embedding");
+    source.release();
+  }
+  head_ = plain(source, Tensor::kHead, 0, target.vocab, target.hidden);
+  final_norm_ = vector(source, Tensor::kFinalNorm, 0, target.hidden);
+  for (size_t l = 0; l < target.layers.size(); ++l) layers_.push_back(load_target_layer(source, static_cast<int>(l)));
+  if (has_draft) {
+    for (const int tap : draft.taps) need(tap >= 0 && tap < static_cast<int>(layers_.size()), "a draft that reads a layer the target lacks");
+    draft_fc_ = plain(source, Tensor::kDraftFc, 0, target.hidden, target.hidden * static_cast<int>(draft.taps.size()));
+    draft_hidden_norm_ = vector(source, Tensor::kDraftHiddenNorm, 0, target.hidden);
+    draft_final_norm_ = vector(source, Tensor::kDraftFinalNorm, 0, target.hidden);
+    draft_mask_ = vector(source, Tensor::kDraftMask, 0, target.hidden);
+    for (int l = 0; l < draft.layers; ++l) draft_layers_.push_back(load_draft_layer(source, l));
+    // Keys and values of context features, for all draft layers in one linear.
+    const AttentionShape& a = draft.attention;
+    std::vector<float> norms;
+    for (int l = 0; l < draft.layers; ++l) {
+      std::vector<float> one(a.head_dim);
+      check(cudaMemcpy(one.data(), draft_layers_[l].k_norm.get(), one.size() * 4, cudaMemcpyDeviceToHost), "the draft");
+      norms.insert(norms.end(), one.begin(), one.end());
+    }
+    draft_k_norms_ = Device<float>(norms);
+    const int k_rows = a.kv_heads * a.head_dim, v_rows = a.kv_heads * kValueDim;
+    Device<uint16_t> together(static_cast<size_t>(draft.layers) * (k_rows + v_rows) * target.hidden);
+    uint16_t* at = together.get();
+    for (int l = 0; l < draft.layers; ++l) {
+      for (const Tensor tensor : {Tensor::kDraftK, Tensor::kDraftV}) {
+        const Matrix m = source.get(tensor, l);
+        const size_t count = static_cast<size_t>(m.rows) * m.cols;
+        check(cudaMemcpy(at, m.codes, count * 2, cudaMemcpyDeviceToDevice), "the draft");
+        at += count;
+        source.release();
+      }
+    }
+    const int rows = draft.layers * (k_rows + v_rows);
+    draft_kv_ = pack(rows_in_order(rows), target.hidden, Format::kBf16, Matrix{Storage::kBf16, together.get(), nullptr, rows, target.hidden, 0});
+  }
+  size_workspace();
+}
+
+void Model::load_toy(const ToyTables& toy) {
+  toy_ = toy;
+  is_toy = true;
+  need(toy.vocab > 0 && toy.order >= 1 && toy.max_context > 1 && toy.block >= 1 && toy.block <= kRows, "a toy without tokens, or a block outside 1 .. 8");
+  size_t contexts = 1;
+  for (int i = 0; i < toy.order; ++i) contexts *= toy.vocab;
+  need(toy.target.size() == contexts * toy.vocab && toy.draft.size() == contexts * (toy.block - 1) * toy.vocab, "toy tables of other sizes than named");
+  has_draft = toy.block > 1;
+  block_size = toy.block;
+  target.vocab = toy.vocab;
+  target.max_context = toy.max_context;
+  toy_target_ = Device<float>(toy.target);
+  toy_draft_ = Device<float>(toy.draft);
+  size_workspace();
+}
+
+void Model::size_workspace() {
+  const int hidden = target.hidden, vocab = target.vocab, tiles = is_toy ? 1 : head_.tiling.tiles;
+  int q_values = 0, h_slices = 0;
+  size_t partial = 0;
+  const int chunks = (target.max_context + kRows) / kChunkKeys + 1;
+  const auto attention = [&](const AttentionShape& a) {
+    q_values = std::max(q_values, a.q_heads * a.head_dim);
+    if (a.window == 0) partial = std::max(partial, static_cast<size_t>(chunks) * a.q_heads * kRows * kPartialFloats);
+  };
+  for (const LayerShape& l : target.layers) {
+    attention(l.attention);
+    if (l.mixture) h_slices = std::max(h_slices, l.ffn_width / kDownK);
+  }
+  if (has_draft && !is_toy) attention(draft.attention);
+  Workspace& w = work;
+  w.residual = Device<float>(static_cast<size_t>(kRows) * hidden);
+  w.squares = Device<float>(static_cast<size_t>(kRows) * (hidden / kQuantGroup));
+  for (InputBuffers& in : w.inputs) {
+    in.codes = Device<uint8_t>(static_cast<size_t>(kRows) * widest_input_);
+    in.scales = Device<float>(static_cast<size_t>(kRows) * (widest_input_ / kQuantGroup + 1));
+    in.high = Device<uint16_t>(static_cast<size_t>(kRows) * widest_input_);
+    in.low = Device<uint16_t>(static_cast<size_t>(kRows) * widest_input_);
+  }
+  w.q = Device<float>(static_cast<size_t>(kRows) * q_values);
+  w.partial = Device<float>(partial);
+  w.h = Device<uint8_t>(static_cast<size_t>(h_slices) * kMaxStepExperts * kDownInputBytes);
+  w.choice = Device<Choice>(1);
+  w.epoch = Device<Epoch>(1);
+  w.logits = Device<float>(static_cast<size_t>(kRows) * vocab);
+  w.draft_logits = Device<float>(static_cast<size_t>(kRows) * vocab);
+  w.tile_best = Device<float>(static_cast<size_t>(kRows) * tiles);
+  w.tile_best_id = Device<int32_t>(static_cast<size_t>(kRows) * tiles);
+  w.row = Device<double>(static_cast<size_t>(kRows) * vocab);
+  w.draft_row = Device<double>(static_cast<size_t>(kRows) * vocab);
+  if (has_draft && !is_toy) {
+    w.tap_high = Device<uint16_t>(static_cast<size_t>(kRows) * hidden * draft.taps.size());
+    w.tap_low = Device<uint16_t>(static_cast<size_t>(kRows) * hidden * draft.taps.size());
+  }
+}
+
+void Model::reserve_parts(const Tiling& t) {
+  Device<float>& buffer = work.parts[{t.tiles, t.slices, t.pages, t.blocks}];
+  if (buffer.size() == 0) buffer = Device<float>(static_cast<size_t>(part_places(t)) * kPartFloats);
+}
+
+Caches Model::make_caches() const {
+  Caches caches;
+  const auto add = [&](const AttentionShape& a, int sets) {
+    const size_t places = static_cast<size_t>(sets) * a.kv_heads * (target.max_context + kRows);
+    caches.keys.emplace_back(places * a.head_dim);
+    caches.values.emplace_back(places * kValueDim);
+  };
+  for (const LayerShape& l : target.layers) add(l.attention, 1);
+  if (has_draft && !is_toy) add(draft.attention, draft.layers);
+  return caches;
+}
+
+}  // namespace kilotoken::stack
