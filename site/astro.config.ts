@@ -1,6 +1,7 @@
 /**
  * A static page with nothing to fetch: styles are inlined, images are not processed, charts are SVG text.
  * KILOTOKEN_REPORT names the report.json to show, or a folder of runs; without it the newest of ../results is shown.
+ * Node benchmarks get a page each: those of ../results/node, or of the folder that KILOTOKEN_NODE names; beside one report none.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
@@ -9,6 +10,7 @@ import type { AstroIntegration } from 'astro';
 import { defineConfig, passthroughImageService } from 'astro/config';
 import { glossaryHeadings } from './src/lib/glossary.ts';
 import { readLedger } from './src/lib/ledger.ts';
+import { readNodeReports } from './src/lib/node.ts';
 import { readReport } from './src/lib/report.ts';
 
 // Astro asks its environment for this at every event, so setting it here is early enough for all but its first notice.
@@ -18,9 +20,13 @@ const results = fileURLToPath(new URL('../results', import.meta.url));
 const ledger = fileURLToPath(new URL('../suites/claims.json', import.meta.url));
 const source = process.env.KILOTOKEN_REPORT ? resolve(process.env.KILOTOKEN_REPORT) : results;
 
+const ofRecord = process.env.KILOTOKEN_REPORT ? '' : fileURLToPath(new URL('../results/node', import.meta.url));
+const node = process.env.KILOTOKEN_NODE ? resolve(process.env.KILOTOKEN_NODE) : ofRecord;
+
 // Read here too, so that a report that cannot be shown ends the build before it begins.
 readReport(source);
 readLedger(ledger);
+readNodeReports(node);
 
 /**
  * LIMIT: with an --outDir outside the working directory Astro 5 stages its output in ./.astro, removes that folder when
@@ -49,5 +55,11 @@ export default defineConfig({
   image: { service: passthroughImageService() },
   build: { inlineStylesheets: 'always', format: 'file' },
   markdown: { syntaxHighlight: false, smartypants: false, remarkPlugins: [glossaryHeadings] },
-  vite: { define: { REPORT_SOURCE: JSON.stringify(source), LEDGER: JSON.stringify(ledger) } },
+  vite: {
+    define: {
+      REPORT_SOURCE: JSON.stringify(source),
+      LEDGER: JSON.stringify(ledger),
+      NODE_SOURCE: JSON.stringify(node),
+    },
+  },
 });

@@ -5,3 +5,6 @@ declare const REPORT_SOURCE: string;
 
 /** Absolute path of suites/claims.json. */
 declare const LEDGER: string;
+
+/** Absolute path of the folder of node benchmarks to show, one bundle a subfolder; empty for none. */
+declare const NODE_SOURCE: string;

@@ -561,3 +561,37 @@ describe.skipIf(!CHROMIUM)('opened from disk in chromium, scripts off', () => {
     expect(seen.console).toEqual([]);
   });
 });
+
+describe('node benchmarks', () => {
+  test('each has a page of its own, with its labels, and the index names it', { timeout: BUILD_LIMIT }, async () => {
+    const nodes = join(home, 'nodes');
+    mkdirSync(nodes, { recursive: true });
+    const { fakeBench } = await import('../cpu/node/support.ts');
+    await fakeBench({ directory: join(nodes, 'one') });
+    process.env.KILOTOKEN_NODE = nodes;
+    try {
+      const site = await buildSite(join(home, 'runs'), join(home, 'page-node'));
+      expect(site.code, site.output).toBe(0);
+      const index = parseHtml(site.html);
+      const links = all(byId(index, 'node'), 'a').map((link) => link.attributes.get('href'));
+      expect(links).toEqual(['node/test.html']);
+      const html = readFileSync(join(site.folder, 'node', 'test.html'), 'utf8');
+      const own = parseHtml(html);
+      expect(html).not.toMatch(/<script|https?:\/\/(?!www\.w3\.org)/);
+      for (const id of ['cells-headline', 'cells-ablation', 'cells-context', 'cells-block', 'cells-gpus']) {
+        const text = textOf(byId(own, id));
+        expect(text).toContain('synthetic weights');
+        expect(text).toContain('4 of 8 GPUs');
+      }
+      expect(textOf(byId(own, 'targets-table')).match(/not yet measured/g)!.length).toBeGreaterThanOrEqual(16);
+      expect(textOf(byId(own, 'projections-table'))).toContain('projection');
+      expect(all(own, 'svg').length).toBeGreaterThan(0);
+    } finally {
+      delete process.env.KILOTOKEN_NODE;
+    }
+  });
+
+  test('beside a single report there is none', () => {
+    expect(existsSync(join(built.folder, 'node'))).toBe(false);
+  });
+});

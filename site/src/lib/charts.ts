@@ -7,9 +7,11 @@
  */
 import { parse, resetSVGDefIds, View } from 'vega';
 import { compile, type TopLevelSpec } from 'vega-lite';
+import type { NodeCellRow } from '../../../harness/bench/node/report.ts';
 import type { AcceptanceRow, Measured, SpeedRow } from '../../../harness/report/schema.ts';
 import { fixed } from './format.ts';
 import { acceptanceGroups, distinct, speedLabels } from './groups.ts';
+import { cellName } from './node.ts';
 
 export interface Drawing {
   readonly wide: string;
@@ -335,6 +337,57 @@ export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
       {
         mark: { type: 'text', align: 'left', dx: 6, fontSize: FONT, color: 'var(--ink)' },
         encoding: { x: { ...x, field: 'high' }, text: { field: 'times' } },
+      },
+    ]),
+  );
+}
+
+/** Tokens per second of the ablation's cells, one panel a format of the experts with its layers; the share of the read ceiling at the bar's end. */
+export function ablationChart(cells: readonly NodeCellRow[]): Promise<Drawing> {
+  const panel = (cell: NodeCellRow): string => `${cell.experts.toUpperCase()} experts, ${cell.layers} layers`;
+  const figure = (cell: NodeCellRow, id: string) =>
+    point(cell.figures.find((each) => each.id === id)?.figure ?? { state: 'not yet measured', reason: '' });
+  const values = cells.map((cell) => {
+    const share = figure(cell, 'ceiling-share');
+    return {
+      scenario: panel(cell),
+      label: cellName(cell),
+      on: cell.speculation,
+      ...figure(cell, 'tokens-per-second'),
+      share: share === null ? '' : `${fixed(share.value * 100, 0)} %`,
+    };
+  });
+  const order = {
+    scenarios: distinct(values.map((row) => row.scenario)),
+    labels: distinct(values.map((row) => row.label)),
+  };
+  const most = Math.max(1, ...values.map((row) => row.high ?? 0));
+  const x = {
+    type: 'quantitative',
+    scale: { domain: [0, most * 1.15], nice: false },
+    axis: { title: 'tokens per second', tickCount: 5, format: ',f' },
+  };
+  return draw((room) =>
+    rowPanels(room, values, order, [
+      {
+        mark: { type: 'bar', height: 12 },
+        encoding: {
+          x: { ...x, field: 'value' },
+          color: {
+            field: 'on',
+            type: 'nominal',
+            legend: null,
+            scale: { domain: [false, true], range: ['var(--neutral)', 'var(--series-1-soft)'] },
+          },
+        },
+      },
+      {
+        mark: { type: 'rule', strokeWidth: 2, color: 'var(--ink)' },
+        encoding: { x: { ...x, field: 'low' }, x2: { field: 'high' } },
+      },
+      {
+        mark: { type: 'text', align: 'left', dx: 6, fontSize: FONT, color: 'var(--ink)' },
+        encoding: { x: { ...x, field: 'high' }, text: { field: 'share' } },
       },
     ]),
   );

@@ -1,0 +1,291 @@
+/**
+ * Node benchmarks as the page shows them: each bundle's report.json, checked a second time, and its cells as tables. A label (synthetic
+ * weights, assumed acceptance, N of 8 GPUs) is what a warning is elsewhere: it stands beside every number it touches.
+ */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type {
+  NodeCellRow,
+  NodeComparison,
+  NodeFigure,
+  NodeReport,
+  NodeTarget,
+} from '../../../harness/bench/node/report.ts';
+import type { Interval, Measured, Outcome, Verdict, Warning } from '../../../harness/report/schema.ts';
+import { distinct } from './groups.ts';
+import { ReportError } from './report.ts';
+import { byState, type Check, flag, integer, listOf, nullable, number, object, oneOf, text } from './shape.ts';
+import { type DraftCell, finish, Legend, measuredCell, plainCell, type Table, wordCell } from './table.ts';
+
+const SCHEMA = 'kilotoken/node-report@1' satisfies NodeReport['schema'];
+
+const warning = object<Warning>({ code: text as Check<Warning['code']>, text });
+const interval = object<Interval>({ low: number, high: number, level: number, method: text });
+const measured = byState<Measured>({
+  measured: object({
+    state: oneOf('measured'),
+    value: number,
+    unit: text,
+    interval: nullable(interval),
+    n: integer,
+    of: text,
+    warnings: listOf(warning),
+  }),
+  'not yet measured': object({ state: oneOf('not yet measured'), reason: text }),
+});
+
+const verdict = object<Verdict>({
+  id: text,
+  question: text,
+  outcome: oneOf(
+    'consistent',
+    'refuted',
+    'inconclusive',
+    'not testable here',
+    'internally inconsistent',
+  ) satisfies Check<Outcome>,
+  evidence: text,
+  wouldHaveCaught: nullable(text),
+  n: integer,
+  of: text,
+  engines: listOf(text),
+  scenarios: listOf(text),
+  warnings: listOf(warning),
+});
+
+const figure = object<NodeFigure>({ id: text, name: text, formula: text, figure: measured });
+const comparison = object<NodeComparison>({
+  id: text,
+  name: text,
+  formula: text,
+  labels: listOf(text),
+  figure: measured,
+});
+
+const cell = object<NodeCellRow>({
+  id: text,
+  group: text,
+  engine: text,
+  experts: text,
+  layers: integer,
+  gpus: integer,
+  sharedRouting: number,
+  mode: text,
+  speculation: flag,
+  block: integer,
+  profile: nullable(object({ name: text, target: number, expected: number })),
+  context: integer,
+  repeats: integer,
+  labels: listOf(text),
+  figures: listOf(figure),
+});
+
+const target = object<NodeTarget>({
+  id: text,
+  name: text,
+  unit: text,
+  must: number,
+  aim: number,
+  better: oneOf('higher', 'lower'),
+  outcome: oneOf('aim reached', 'must reached', 'missed', 'not yet measured'),
+  figure: measured,
+});
+
+const report = object<NodeReport>({
+  $schema: text,
+  schema: oneOf(SCHEMA),
+  run: object({
+    id: text,
+    title: text,
+    startedAt: text,
+    status: text,
+    seconds: number,
+    command: text,
+    commit: text,
+    dirty: flag,
+    seed: text,
+  }),
+  machine: object({ gpus: integer, used: integer, gpu: text, cpu: text, os: text }),
+  labels: listOf(text),
+  warnings: listOf(text),
+  verdicts: listOf(verdict),
+  profiles: listOf(object({ name: text, target: number, chances: listOf(number), source: text })),
+  floors: listOf(figure),
+  models: listOf(
+    object({
+      id: text,
+      layers: integer,
+      gpus: integer,
+      loadSeconds: number,
+      weightBytes: nullable(number),
+      estimatedGpuBytes: number,
+      lack: nullable(text),
+    }),
+  ),
+  cells: listOf(cell),
+  notMeasured: listOf(object({ cell: text, group: text, reason: text })),
+  comparisons: listOf(comparison),
+  projections: listOf(comparison),
+  targets: listOf(target),
+  telemetry: listOf(
+    object({
+      gpu: text,
+      readings: integer,
+      powerW: nullable(object({ mean: number, most: number })),
+      smClockMhz: nullable(object({ median: number, least: number })),
+      temperatureC: nullable(number),
+      throttled: listOf(text),
+    }),
+  ),
+});
+
+/** Checks the text of a node benchmark's report.json. Throws ReportError. */
+export function parseNodeReport(json: string, name: string): NodeReport {
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch (error) {
+    throw new ReportError(`${name} is not JSON: ${(error as Error).message}`);
+  }
+  try {
+    return report(value, 'report');
+  } catch (error) {
+    throw new ReportError(`${name} cannot be shown: ${(error as Error).message}`);
+  }
+}
+
+/** All node benchmarks of a folder with one bundle a subfolder, the newest first. Empty where there is no such folder. */
+export function readNodeReports(folder: string): NodeReport[] {
+  if (folder === '' || !existsSync(folder)) return [];
+  return readdirSync(folder)
+    .map((entry) => join(folder, entry, 'report.json'))
+    .filter((path) => existsSync(path))
+    .map((path) => parseNodeReport(readFileSync(path, 'utf8'), path))
+    .sort((a, b) => (a.run.startedAt < b.run.startedAt ? 1 : a.run.startedAt > b.run.startedAt ? -1 : 0));
+}
+
+export const GROUP_TITLES: Readonly<Record<string, string>> = {
+  headline: 'Headline: the whole step at each assumed acceptance',
+  lossless: 'The long output that speculation must not change',
+  ablation: 'Ablation: format of the experts, speculation, launches',
+  reference: 'The plain FP8 reference, and the stack with its layers',
+  context: 'Context length',
+  block: 'Block size',
+  gpus: 'Number of GPUs, the same layers on each',
+  routing: 'Routing, from independent to shared',
+};
+
+/** Columns of the tables of cells: figure, and how it is headed. */
+const COLUMNS: readonly (readonly [string, string])[] = [
+  ['tokens-per-second', 'tokens/s'],
+  ['step', 'step, ms'],
+  ['step-p50', 'median step, ms'],
+  ['acceptance', 'accepted, realised'],
+  ['distinct-experts', 'experts a layer'],
+  ['step-bytes', 'GB a step'],
+  ['ceiling-share', 'share of read ceiling'],
+  ['energy', 'J a token'],
+];
+
+const LAUNCHES: Readonly<Record<string, string>> = {
+  ops: 'single launches',
+  graph: 'CUDA graph',
+  resident: 'resident kernel',
+};
+
+/** What a cell is, without its group. */
+export function cellName(row: NodeCellRow): string {
+  const speculation = row.speculation ? `block ${row.block}` : 'no speculation';
+  if (row.group === 'headline' || row.group === 'lossless') return row.profile?.name ?? row.id;
+  if (row.group === 'ablation')
+    return `${row.speculation ? 'speculation on' : 'speculation off'}, ${LAUNCHES[row.mode] ?? row.mode}`;
+  if (row.group === 'context') return `${row.context.toLocaleString('en')} positions`;
+  if (row.group === 'block') return speculation;
+  if (row.group === 'gpus') return `${row.gpus} GPU${row.gpus === 1 ? '' : 's'}, ${speculation}`;
+  if (row.group === 'routing') return `shared by ${row.sharedRouting}`;
+  return `${row.engine}, ${speculation}`;
+}
+
+const FORMATS: Readonly<Record<string, string>> = { mxfp4: 'MXFP4 experts', fp8: 'FP8 experts' };
+
+/** The cells of one group of a report. */
+export function cellTable(found: NodeReport, group: string): Table {
+  const cells = found.cells.filter((row) => row.group === group);
+  const legend = new Legend();
+  const figureOf = (row: NodeCellRow, id: string): Measured | undefined =>
+    row.figures.find((entry) => entry.id === id)?.figure;
+  // A column without a single number is left out; why is said in report.json.
+  const columns = COLUMNS.filter(([id]) => cells.some((row) => figureOf(row, id)?.state === 'measured'));
+  const model = (row: NodeCellRow): string => {
+    const format = FORMATS[row.experts] ?? row.experts;
+    return `${format}, ${row.layers} layers on ${row.gpus} GPU${row.gpus === 1 ? '' : 's'}`;
+  };
+  const rowOf = (row: NodeCellRow) => ({
+    head: cellName(row),
+    ...(row.profile === null ? {} : { sub: `assumed: ${row.profile.expected.toFixed(2)} tokens a step` }),
+    cells: columns.map(([id, name]): DraftCell => {
+      const one = figureOf(row, id);
+      if (one === undefined) return wordCell('\u2013', 'not defined for this cell');
+      legend.add(name, one);
+      return { ...measuredCell(one), ...(one.state === 'measured' ? { warnings: row.labels } : {}) };
+    }),
+  });
+  return finish({
+    corner: 'cell',
+    columns: columns.map(([, name]) => name),
+    legend: legend.lines(),
+    groups: distinct(cells.map(model)).map((title) => ({
+      title,
+      rows: cells.filter((row) => model(row) === title).map(rowOf),
+    })),
+  });
+}
+
+export function comparisonTable(rows: readonly NodeComparison[], corner: string): Table {
+  const legend = new Legend();
+  return finish({
+    corner,
+    columns: [''],
+    legend: legend.lines(),
+    groups: [
+      {
+        title: '',
+        rows: rows.map(({ name, formula, labels, figure: one }) => ({
+          head: name,
+          sub: formula,
+          cells: [{ ...measuredCell(one), ...(one.state === 'measured' ? { warnings: labels } : {}) }],
+        })),
+      },
+    ],
+  });
+}
+
+export function targetTable(found: NodeReport): Table {
+  return finish({
+    corner: 'on 8 H200, batch 1, 4K context, independent routing',
+    columns: ['must', 'aim', 'measured', 'outcome'],
+    legend: [],
+    groups: [
+      {
+        title: '',
+        rows: found.targets.map((row) => ({
+          head: row.unit === '' || row.unit === 'x' ? row.name : `${row.name}, ${row.unit}`,
+          cells: [
+            plainCell(row.must, String(row.must)),
+            plainCell(row.aim, String(row.aim)),
+            measuredCell(row.figure),
+            wordCell(row.outcome),
+          ],
+        })),
+      },
+    ],
+  });
+}
+
+/** Reasons, each once, with the cells that share it. */
+export function reasonsOf(found: NodeReport): { readonly reason: string; readonly cells: readonly string[] }[] {
+  return distinct(found.notMeasured.map(({ reason }) => reason)).map((reason) => ({
+    reason,
+    cells: found.notMeasured.filter((row) => row.reason === reason).map((row) => row.cell),
+  }));
+}
