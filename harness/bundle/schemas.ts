@@ -1,5 +1,8 @@
-/** The JSON Schemas (draft 2020-12) of everything a run directory holds, made from the same definitions that check it. */
+/** The JSON Schemas (draft 2020-12) of everything a run directory or the bundle of a node benchmark holds, made from the same definitions that check it. */
 import { z } from 'zod';
+import { NodePlan } from '../bench/node/plan.ts';
+import { NodeReport } from '../bench/node/report.ts';
+import { FloorRow, GenerationRow, ModelRow, NodeManifest, NodeRoundRow } from '../bench/node/rows.ts';
 import { Report } from '../report/schema.ts';
 import {
   EventRow,
@@ -35,6 +38,13 @@ const DEFINITIONS = {
   event: { schema: EventRow, title: 'A line of events.jsonl' },
   tree: { schema: Tree, title: 'tree.json: the sha256 of every file of a bundle' },
   signature: { schema: Signature, title: 'signature.json: who vouches for a bundle' },
+  'node-report': { schema: NodeReport, title: 'report.json of a node benchmark: what it concluded' },
+  'node-manifest': { schema: NodeManifest, title: 'manifest.json of a node benchmark: what was run on what' },
+  'node-plan': { schema: NodePlan, title: 'plan.json of a node benchmark: what was to be run' },
+  'node-generation': { schema: GenerationRow, title: 'A line of generations.jsonl' },
+  'node-round': { schema: NodeRoundRow, title: 'A line of rounds.jsonl of a node benchmark' },
+  'node-model': { schema: ModelRow, title: 'A line of models.jsonl' },
+  'node-floor': { schema: FloorRow, title: 'A line of floors.jsonl' },
 } as const;
 
 export type SchemaName = keyof typeof DEFINITIONS;
