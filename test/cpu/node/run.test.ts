@@ -170,6 +170,11 @@ describe('a machine with a fault', () => {
       const hit = generations[6]!.row;
       expect(hit.fault).toMatchObject({ kind: 'malformed' });
       expect(hit.fault!.message).toMatch(/times of draft and verification/);
+      // What gave no round once is not asked again, and is named with why.
+      expect(generations.slice(7).map(({ row }) => row.cell)).not.toContain(hit.cell);
+      expect(report.notMeasured.find(({ cell }) => cell === hit.cell)!.reason).toMatch(
+        /^malformed: round 0: times of draft/,
+      );
       expect(outcomes(report).books).toBe('inconclusive');
       expect((await checkNodeBundle(directory, NO_KEYS)).outcome).toBe('intact');
     });
