@@ -8,7 +8,8 @@
 // the embedding to a logit (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1, without a factor for cancellation, which
 // the runs then have to do without). With FP8 activations a difference in the last bit can move an input to the next E4M3 code, so rows are
 // held to what independent roundings of every quantised input give, 2^-4 sqrt(inputs) of the row's norm, where the same experts were chosen;
-// rows with another choice are counted. A differing top-1 is excused only if the best two of the row lie within twice its largest difference.
+// rows with another choice are counted. A differing top-1 is excused only if the two lie within ten times the root mean square distance of the
+// row's logits, five for each: a logit that is wrong by itself is not excused by being wrong.
 #include <signal.h>
 #include <unistd.h>
 
@@ -84,7 +85,7 @@ void compare(const std::string& what, const Rows& a, const Rows& b, const Synthe
     other_experts += experts_differ;
     const int top_x = argmax(x.data(), static_cast<int>(x.size())), top_y = argmax(y.data(), static_cast<int>(y.size()));
     if (top_x == top_y) ++same_top;
-    else if (x[static_cast<size_t>(top_x)] - x[static_cast<size_t>(top_y)] <= 2 * largest) ++near_ties;
+    else if (x[static_cast<size_t>(top_x)] - x[static_cast<size_t>(top_y)] <= 10 * std::sqrt(apart / static_cast<double>(x.size()))) ++near_ties;
     const double share = activations == Activations::kFp8 ? std::sqrt(apart / norm) / codes : largest / (steps * top);
     if (!experts_differ) worst = share <= worst ? worst : share;
     worst_norm = std::max(worst_norm, std::sqrt(apart / norm));
