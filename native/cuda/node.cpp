@@ -128,17 +128,31 @@ void share_routing(Target& target, double share) {
   else if (share > 0) throw InputFault("the stack of this build has no shared routing");
 }
 
-// The stack packs its own copies: nothing of what it is made from has to outlive the call.
-template <class Stack, class Rank>
-std::shared_ptr<Stack> make_stack(std::vector<stack::TargetShape>& targets, std::vector<stack::DraftShape>& drafts,
-                                         std::vector<std::unique_ptr<stack::WeightSource>>& sources) {
+// The model over the first GPUs. The stack packs its own copies: nothing of what it is made from outlives the call.
+template <class Stack, class Rank, class Shape>
+std::shared_ptr<Stack> make_stack(const Shape& shape, const NodeSpec& spec) {
+  using namespace stack;
+  const int max_context = static_cast<int>(spec.max_context);
   if constexpr (kHasRanks<Rank>) {
+    std::vector<DraftShape> drafts;
+    std::vector<std::unique_ptr<WeightSource>> sources;
     std::vector<Rank> ranks;
-    for (size_t i = 0; i < targets.size(); ++i) ranks.push_back(Rank{static_cast<int>(i), targets[i], &drafts[i], sources[i].get()});
+    drafts.reserve(spec.gpus);
+    for (uint32_t rank = 0; rank < spec.gpus; ++rank) {
+      const SyntheticShard shard{rank, spec.gpus};
+      drafts.push_back(synthetic_draft_part(shape, shard));
+      sources.push_back(synthetic_source_part(spec.seed, shape, shard));
+      ranks.push_back(Rank{static_cast<int>(rank), synthetic_target_part(shape, shard, max_context), &drafts.back(), sources.back().get()});
+      share_routing(ranks.back().target, spec.shared_routing);
+    }
     return Stack::make_parallel(ranks);
   } else {
-    if (targets.size() > 1) throw InputFault("the stack of this build runs on one GPU");
-    return Stack::make(0, targets[0], &drafts[0], *sources[0]);
+    if (spec.gpus > 1) throw InputFault("the stack of this build runs on one GPU");
+    TargetShape target = synthetic_target(shape, {}, max_context);
+    share_routing(target, spec.shared_routing);
+    const DraftShape draft = synthetic_draft(shape, {});
+    const auto source = synthetic_source(spec.seed, shape, {});
+    return Stack::make(0, target, &draft, *source);
   }
 }
 
@@ -147,18 +161,9 @@ class StackNode final : public NodeModel {
   explicit StackNode(const NodeSpec& spec) {
     if (spec.fp8_experts) throw InputFault(inspect_node().fp8_experts);
     const SyntheticShape shape = shape_of(spec);
-    std::vector<stack::TargetShape> targets;
-    std::vector<stack::DraftShape> drafts;
-    std::vector<std::unique_ptr<stack::WeightSource>> sources;
-    for (uint32_t rank = 0; rank < spec.gpus; ++rank) {
-      const SyntheticShard shard{rank, spec.gpus};
-      if (const char* misfit = synthetic_misfit(shape, shard)) throw InputFault(std::string("pro-synthetic: ") + misfit);
-      targets.push_back(stack::synthetic_target(shape, shard, static_cast<int>(spec.max_context)));
-      share_routing(targets.back(), spec.shared_routing);
-      drafts.push_back(stack::synthetic_draft(shape, shard));
-      sources.push_back(stack::synthetic_source(spec.seed, shape, shard));
-    }
-    stack_ = with_faults([&] { return make_stack<stack::Stack, stack::Rank>(targets, drafts, sources); });
+    for (uint32_t rank = 0; rank < spec.gpus; ++rank)
+      if (const char* misfit = synthetic_misfit(shape, {rank, spec.gpus})) throw InputFault(std::string("pro-synthetic: ") + misfit);
+    stack_ = with_faults([&] { return make_stack<stack::Stack, stack::Rank>(shape, spec); });
   }
 
   size_t weight_bytes() const override { return stack_->weight_bytes(); }
