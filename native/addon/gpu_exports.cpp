@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "native/cuda/bench.h"
 #include "native/cuda/load.h"
 #include "native/cuda/stack_model.h"
 #include "native/engine/fault.h"
@@ -92,6 +93,13 @@ Napi::Value load_toy_of_stack(const Napi::CallbackInfo& info) {
   });
 }
 
+// benchFloors(), benchOperations(), benchLayers() -> Promise<string>, a JSON text of raw samples
+template <std::string (*kMeasure)()>
+Napi::Value bench(const Napi::CallbackInfo& info) {
+  return PromiseWorker<std::string>::start(info.Env(), kMeasure,
+                                           [](Napi::Env env, std::string& json) -> Napi::Value { return Napi::String::New(env, json); });
+}
+
 }  // namespace
 
 void export_gpu(Napi::Env env, Napi::Object exports) {
@@ -101,6 +109,9 @@ void export_gpu(Napi::Env env, Napi::Object exports) {
   exports.Set("loadStack", Napi::Function::New<load_stack>(env, "loadStack"));
   exports.Set("loadSyntheticStack", Napi::Function::New<load_synthetic_stack>(env, "loadSyntheticStack"));
   exports.Set("loadStackToy", Napi::Function::New<load_toy_of_stack>(env, "loadStackToy"));
+  exports.Set("benchFloors", Napi::Function::New<bench<bench_floors>>(env, "benchFloors"));
+  exports.Set("benchOperations", Napi::Function::New<bench<bench_operations>>(env, "benchOperations"));
+  exports.Set("benchLayers", Napi::Function::New<bench<bench_layers>>(env, "benchLayers"));
   export_node(env, exports);
 }
 
