@@ -65,10 +65,11 @@ struct InputBuffers {
 struct Workspace {
   InputBuffers inputs[kReaders];
   std::map<std::tuple<int, int, int, int>, Device<float>> parts;  // by tiling: tiles, slices, pages, blocks
-  Device<float> residual, squares, q, partial, logits, draft_logits, tile_best;
+  Device<float> residual, squares, q, partial, logits, draft_logits;
+  Device<float> inbox, outbox;  // Comm
+  Device<uint64_t> best;        // Comm
   Device<uint8_t> h;
   Device<uint16_t> tap_high, tap_low;
-  Device<int32_t> tile_best_id;
   Device<Choice> choice;
   Device<double> row, draft_row;
   Device<Epoch> epoch;
@@ -85,7 +86,7 @@ Tiling tile(int rows, int k, Format format, int blocks);
 class Model {
  public:
   // Throws DeviceError if the GPU is not of the Hopper generation or cannot load the kernel. blocks: 0: one a multiprocessor.
-  Model(int device, int blocks);
+  Model(int device, int blocks, int rank = 0, int ranks = 1);
 
   void load(const TargetShape& target, const DraftShape* draft, WeightSource& source);
   void load_toy(const ToyTables& toy);
@@ -100,6 +101,7 @@ class Model {
   int block_size = 1;
   size_t weight_bytes = 0;
   Workspace work;
+  Comm comm;
 
  private:
   friend class ProgramBuilder;
@@ -123,7 +125,7 @@ class Model {
   std::vector<std::pair<double, Device<float>>> turns_;
   Device<float> toy_target_, toy_draft_;
   ToyTables toy_;
-  int widest_input_ = 0;
+  int widest_input_ = 0, draft_fc_first_ = 0;
 };
 
 }  // namespace kilotoken::stack

@@ -19,6 +19,7 @@ class ProgramBuilder {
         count.seen[0] = count.seen[1] = 0;
       }
       list_.clear();
+      reductions_ = 0;
       in_verify_ = false;
       if (m_.is_toy) toy(); else network();
       verify = verify_;
@@ -31,7 +32,7 @@ class ProgramBuilder {
   struct Count {
     int seen[2] = {}, total[2] = {};  // draft part, verify part
   };
-  static constexpr Key kChoiceKey{-1, 0, 0, 0};
+  static constexpr Key kChoiceKey{-1, 0, 0, 0}, kBestKey{-2, 0, 0, 0}, kCommKeys[2] = {{-3, 0, 0, 0}, {-3, 1, 0, 0}};
 
   // A new use of a buffer.
   Uses use(const Key& key) {
@@ -101,6 +102,10 @@ class ProgramBuilder {
     ins.reduce.squares = w_.squares.get();
     ins.reduce.out = out;
     ins.reduce.hidden = m_.target.hidden;
+    if (m_.comm.ranks > 1) {
+      ins.reduce.comm_half = m_.comm.one_hop ? reductions_++ % 2 : 0;
+      ins.reduce.comm_uses = use(kCommKeys[ins.reduce.comm_half]);
+    }
     return ins.reduce;
   }
 
@@ -175,20 +180,22 @@ class ProgramBuilder {
 
   void pick(Op op) {
     // All blocks report, so that none is still at the beginning of a pass when its end is decided.
-    add(op, last()).pick = {op == Op::kPickDraft ? w_.draft_logits.get() : w_.logits.get(), w_.tile_best.get(), w_.tile_best_id.get(),
-                            w_.row.get(), w_.draft_row.get(), m_.target.vocab, m_.is_toy ? 1 : m_.head_.tiling.tiles};
+    add(op, last()).pick = {op == Op::kPickDraft ? w_.draft_logits.get() : w_.logits.get(), best_, w_.row.get(), w_.draft_row.get(), m_.target.vocab,
+                            m_.is_toy ? 1 : (m_.target.vocab + kTileRows - 1) / kTileRows};
   }
 
   void head(const Norm& norm, float* logits) {
     linear(m_.head_, Reader::kHead, last());
-    add(Op::kLogits).logits = {parts_, norm, logits, w_.tile_best.get(), w_.tile_best_id.get(), m_.target.vocab};
+    best_ = use(kBestKey);
+    add(Op::kLogits).logits = {parts_, norm, logits, best_, m_.target.vocab, m_.target.head_first, m_.target.head_rows};
   }
 
   void toy() {
     const ToyTables& t = m_.toy_;
     const auto table = [&](bool draft) {
-      add(Op::kToy).toy = {draft ? m_.toy_draft_.get() : m_.toy_target_.get(), draft ? w_.draft_logits.get() : w_.logits.get(), w_.tile_best.get(),
-                           w_.tile_best_id.get(), t.vocab, t.order, draft ? t.block - 1 : 1, 1, draft};
+      best_ = use(kBestKey);
+      add(Op::kToy).toy = {draft ? m_.toy_draft_.get() : m_.toy_target_.get(), draft ? w_.draft_logits.get() : w_.logits.get(), best_, t.vocab, t.order,
+                           draft ? t.block - 1 : 1, 1, draft};
     };
     if (m_.has_draft) {
       table(true);
@@ -256,7 +263,7 @@ class ProgramBuilder {
     pick(Op::kPick);
     if (m_.has_draft) {
       // The draft's context: features of all rows; those behind a refused draft are overwritten by the next round.
-      linear_from(m_.draft_fc_, w_.tap_high.get(), w_.tap_low.get(), last());
+      linear_from(m_.draft_fc_, w_.tap_high.get() + m_.draft_fc_first_ * kRows, w_.tap_low.get() + m_.draft_fc_first_ * kRows, last());
       reduce(m_.draft_hidden_norm_.get(), inputs(Reader::kDraftContext, Format::kBf16)).residual = nullptr;
       linear(m_.draft_kv_, Reader::kDraftContext, last());
       const AttentionShape& a = d.attention;
@@ -285,8 +292,9 @@ class ProgramBuilder {
   std::map<Key, Count> counts_;
   std::vector<Instruction> list_;
   Parts parts_{};  // of the last linear
+  Uses best_ = 0;  // of the last logits
   uint32_t layer_ = 0;
-  int verify_ = 0;
+  int verify_ = 0, reductions_ = 0;
   bool in_verify_ = false;
 };
 

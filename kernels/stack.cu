@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "model.h"
@@ -110,7 +112,7 @@ Replica::Replica(const Model& model) : device(model.device) {
   const std::vector<Instruction> instructions = model.instructions(caches, verify);
   list = Device<Instruction>(instructions);
   done = Device<uint32_t>(instructions.size() * kLineWords);
-  program = {list.get(), verify, static_cast<int>(instructions.size()), done.get(), model.work.epoch.get(), nullptr};
+  program = {list.get(), verify, static_cast<int>(instructions.size()), done.get(), model.work.epoch.get(), model.comm, nullptr};
   for (const Instruction& ins : instructions) ops.push_back(ins.op);
 }
 
@@ -133,6 +135,7 @@ SessionImpl::SessionImpl(std::shared_ptr<StackImpl> stack, const Request& reques
   need(request.block_size >= 1 && request.block_size <= model.block_size, "a block size beyond the draft's");
   need(request.stop_ids.size() <= kMaxStopIds, "more than 16 stop ids");
   for (const int32_t id : request.prompt) need(id >= 0 && id < target.vocab, "a token id outside the vocabulary");
+  need(stack_->ranks.size() == 1 || request.temperature == 0, "sampling on several GPUs: only greedy sequences are decoded there");
   need(request.proposals.empty() || request.rule != DecodeRule::kReject || request.temperature == 0, "assumed proposals under the rule reject");
   SessionState s{};
   s.seed = request.seed;
@@ -341,11 +344,14 @@ std::vector<TraceEntry> SessionImpl::trace() {
 }
 
 std::vector<float> SessionImpl::logits(bool draft) const {
-  const Model& model = stack_->first();
-  use(model.device);
-  const Device<float>& from = draft ? model.work.draft_logits : model.work.logits;
-  std::vector<float> out(from.size());
-  check(cudaMemcpy(out.data(), from.get(), from.bytes(), cudaMemcpyDeviceToHost), "logits");
+  const size_t vocab = static_cast<size_t>(stack_->first().target.vocab);
+  std::vector<float> out(kRows * vocab);
+  for (const auto& model : stack_->ranks) {  // each its rows of the head
+    use(model->device);
+    const Device<float>& from = draft ? model->work.draft_logits : model->work.logits;
+    const size_t first = model->is_toy ? 0 : static_cast<size_t>(model->target.head_first), count = model->is_toy ? vocab : static_cast<size_t>(model->target.head_rows);
+    check(cudaMemcpy2D(out.data() + first, vocab * 4, from.get() + first, vocab * 4, count * 4, kRows, cudaMemcpyDeviceToHost), "logits");
+  }
   return out;
 }
 
@@ -355,6 +361,54 @@ std::shared_ptr<Stack> Stack::make(int device, const TargetShape& target, const 
   std::vector<std::unique_ptr<Model>> ranks;
   ranks.push_back(std::make_unique<Model>(device, blocks));
   ranks.front()->load(target, draft, weights);
+  return std::make_shared<StackImpl>(std::move(ranks));
+}
+
+std::shared_ptr<Stack> Stack::make_parallel(const std::vector<Rank>& parts, int blocks, bool one_hop) {
+  const int count = static_cast<int>(parts.size());
+  need(count >= 1 && count <= kMaxRanks, "a number of GPUs outside 1 .. 8");
+  for (const Rank& a : parts) {
+    use(a.device);
+    for (const Rank& b : parts) {
+      if (a.device == b.device) continue;
+      int reaches = 0;
+      check(cudaDeviceCanAccessPeer(&reaches, a.device, b.device), "the links");
+      if (reaches == 0) throw DeviceError("GPU " + std::to_string(a.device) + " cannot reach the memory of GPU " + std::to_string(b.device));
+      const cudaError_t status = cudaDeviceEnablePeerAccess(b.device, 0);
+      if (status != cudaErrorPeerAccessAlreadyEnabled) check(status, "the links");
+      cudaGetLastError();
+    }
+  }
+  std::vector<std::unique_ptr<Model>> ranks;
+  for (int r = 0; r < count; ++r) {
+    ranks.push_back(std::make_unique<Model>(parts[r].device, blocks, r, count));
+    ranks.back()->comm.one_hop = one_hop;
+  }
+  // Each GPU makes and packs its own part, all at once.
+  std::vector<std::exception_ptr> failed(parts.size());
+  std::vector<std::thread> loaders;
+  for (int r = 0; r < count; ++r) {
+    loaders.emplace_back([&, r] {
+      try {
+        use(parts[r].device);
+        ranks[r]->load(parts[r].target, parts[r].draft, *parts[r].weights);
+      } catch (...) {
+        failed[r] = std::current_exception();
+      }
+    });
+  }
+  for (std::thread& loader : loaders) loader.join();
+  for (const std::exception_ptr& failure : failed)
+    if (failure) std::rethrow_exception(failure);
+  for (const auto& to : ranks) {
+    for (const auto& from : ranks) {
+      need(from->blocks == to->blocks && from->target.vocab == to->target.vocab && from->target.layers.size() == to->target.layers.size(),
+           "GPUs with parts of different models");
+      to->comm.inbox[from->comm.rank] = from->work.inbox.get();
+      to->comm.outbox[from->comm.rank] = from->work.outbox.get();
+      to->comm.best[from->comm.rank] = from->work.best.get();
+    }
+  }
   return std::make_shared<StackImpl>(std::move(ranks));
 }
 

@@ -38,6 +38,7 @@ struct LayerShape {
 
 struct TargetShape {
   int hidden = 0, vocab = 0;
+  int head_first = 0, head_rows = 0;  // of the vocabulary, on this GPU; no rows: all
   float epsilon = 0, value_scale = 1;
   int experts = 0, experts_per_token = 0;
   bool normalise_expert_weights = true;
@@ -116,6 +117,15 @@ struct TraceEntry {
 
 class Stack;
 
+// One GPU's part of a model that several decode together: query heads, key/value heads, widths of feed-forward layers and rows of the head divided among
+// them, everything else whole (embedding, norms, router, and the draft's feature projection, of which each takes a part by itself).
+struct Rank {
+  int device = 0;
+  TargetShape target;
+  const DraftShape* draft = nullptr;
+  WeightSource* weights = nullptr;
+};
+
 class StackSession {
  public:
   virtual ~StackSession() = default;
@@ -134,6 +144,8 @@ class Stack {
   virtual ~Stack() = default;
   // draft: null for a target alone. blocks: of the grid, 0: one a multiprocessor.
   static std::shared_ptr<Stack> make(int device, const TargetShape& target, const DraftShape* draft, WeightSource& weights, int blocks = 0);
+  // Greedy sequences only. All pairs of GPUs must reach each other's memory. blocks: as in make(); one_hop: how sums over GPUs are made (kernels/comm).
+  static std::shared_ptr<Stack> make_parallel(const std::vector<Rank>& ranks, int blocks = 0, bool one_hop = false);
   static std::shared_ptr<Stack> make_toy(int device, const ToyTables& toy, int blocks = 0);
 
   virtual std::unique_ptr<StackSession> open(const Request& request) = 0;

@@ -22,7 +22,9 @@ Tiling tile(int rows, int k, Format format, int blocks) {
   refuse("a linear of " + std::to_string(k) + " inputs does not fit the input buffer");
 }
 
-Model::Model(int gpu, int grid) : device(gpu) {
+Model::Model(int gpu, int grid, int rank, int ranks) : device(gpu) {
+  comm.rank = rank;
+  comm.ranks = ranks;
   check(cudaSetDevice(device), "the GPU");
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "the GPU");
@@ -241,12 +243,25 @@ void Model::load(const TargetShape& target_shape, const DraftShape* draft_shape,
     check(cudaMemcpy(embedding_.get(), m.codes, embedding_.bytes(), cudaMemcpyDeviceToDevice), "the embedding");
     source.release();
   }
-  head_ = plain(source, Tensor::kHead, 0, target.vocab, target.hidden);
+  if (target.head_rows == 0) target.head_rows = target.vocab;
+  need(target.head_first % kTileRows == 0 && target.head_first >= 0 && target.head_first + target.head_rows <= target.vocab &&
+           (target.head_first + target.head_rows == target.vocab || target.head_rows % kTileRows == 0),
+       "a part of the head that does not begin or end at a multiple of 64 rows");
+  head_ = plain(source, Tensor::kHead, 0, target.head_rows, target.hidden);
   final_norm_ = vector(source, Tensor::kFinalNorm, 0, target.hidden);
   for (size_t l = 0; l < target.layers.size(); ++l) layers_.push_back(load_target_layer(source, static_cast<int>(l)));
   if (has_draft) {
     for (const int tap : draft.taps) need(tap >= 0 && tap < static_cast<int>(layers_.size()), "a draft that reads a layer the target lacks");
-    draft_fc_ = plain(source, Tensor::kDraftFc, 0, target.hidden, target.hidden * static_cast<int>(draft.taps.size()));
+    // A rank takes its part of k; the sum over ranks puts it together.
+    const int fc_cols = target.hidden * static_cast<int>(draft.taps.size());
+    const Matrix fc = source.get(Tensor::kDraftFc, 0);
+    need(fc.storage == Storage::kBf16 && fc.rows == target.hidden && fc.cols == fc_cols, "a draft whose feature projection has another shape than it can hold");
+    need(fc_cols % (comm.ranks * kBf16PageK) == 0, "feature columns that do not divide among the GPUs");
+    draft_fc_first_ = fc_cols / comm.ranks * comm.rank;
+    Matrix part = fc;
+    part.codes = static_cast<const uint16_t*>(fc.codes) + draft_fc_first_;
+    draft_fc_ = pack(rows_in_order(target.hidden), fc_cols / comm.ranks, Format::kBf16, part);
+    source.release();
     draft_hidden_norm_ = vector(source, Tensor::kDraftHiddenNorm, 0, target.hidden);
     draft_final_norm_ = vector(source, Tensor::kDraftFinalNorm, 0, target.hidden);
     draft_mask_ = vector(source, Tensor::kDraftMask, 0, target.hidden);
@@ -295,7 +310,7 @@ void Model::load_toy(const ToyTables& toy) {
 }
 
 void Model::size_workspace() {
-  const int hidden = target.hidden, vocab = target.vocab, tiles = is_toy ? 1 : head_.tiling.tiles;
+  const int hidden = target.hidden, vocab = target.vocab, tiles = is_toy ? 1 : (vocab + kTileRows - 1) / kTileRows;
   int q_values = 0, h_slices = 0;
   size_t partial = 0;
   const int chunks = (target.max_context + kRows) / kChunkKeys + 1;
@@ -324,8 +339,15 @@ void Model::size_workspace() {
   w.epoch = Device<Epoch>(1);
   w.logits = Device<float>(static_cast<size_t>(kRows) * vocab);
   w.draft_logits = Device<float>(static_cast<size_t>(kRows) * vocab);
-  w.tile_best = Device<float>(static_cast<size_t>(kRows) * tiles);
-  w.tile_best_id = Device<int32_t>(static_cast<size_t>(kRows) * tiles);
+  w.best = Device<uint64_t>(static_cast<size_t>(kRows) * tiles);
+  if (comm.ranks > 1) {
+    const size_t sums = static_cast<size_t>(hidden / kQuantGroup) * kGroupFloats;
+    w.inbox = Device<float>(2 * sums * comm.ranks);
+    w.outbox = Device<float>(sums);
+  }
+  comm.best[comm.rank] = w.best.get();
+  comm.inbox[comm.rank] = w.inbox.get();
+  comm.outbox[comm.rank] = w.outbox.get();
   w.row = Device<double>(static_cast<size_t>(kRows) * vocab);
   w.draft_row = Device<double>(static_cast<size_t>(kRows) * vocab);
   if (has_draft && !is_toy) {

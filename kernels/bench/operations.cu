@@ -78,7 +78,8 @@ constexpr Norm kNoNorm{nullptr, 0, 1.0f, 1.0f};  // a factor of one
 // Runs a list that ends in kAccept as one pass of the resident kernel: a prompt of `live` tokens.
 class Runner {
  public:
-  explicit Runner(int blocks) : blocks_(blocks), state_(1), tokens_(64), epoch_(1) {
+  explicit Runner(int blocks) : blocks_(blocks), state_(1), tokens_(64), epoch_(1), best_(static_cast<size_t>(kRows) * ((kVocab + kTileRows - 1) / kTileRows)) {
+    comm_.best[0] = best_.get();
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
     check(cudaHostAlloc(reinterpret_cast<void**>(&mailbox_), sizeof(Mailbox), cudaHostAllocMapped), "pinned memory");
   }
@@ -107,7 +108,12 @@ class Runner {
     s.tokens = tokens_.get();
     s.phase = Phase::kPrefill;
     copy_in(state_.get(), &s, sizeof s, "the sequence");
-    const Program program{list_.get(), 0, static_cast<int>(list_.size()), done_.get(), epoch_.get(), nullptr};
+    Program program{};
+    program.list = list_.get();
+    program.count = static_cast<int>(list_.size());
+    program.done = done_.get();
+    program.epoch = epoch_.get();
+    program.comm = comm_;
     check(launch_resident(program, state_.get(), mailbox_, 1, blocks_, stream_), "a launch");
     const cudaError_t status = cudaStreamSynchronize(stream_);
     if (mailbox_->fault.code != 0)
@@ -124,6 +130,8 @@ class Runner {
   Device<SessionState> state_;
   Device<int32_t> tokens_;
   Device<Epoch> epoch_;
+  Device<uint64_t> best_;  // of the tiles of a call's sums; nobody asks
+  Comm comm_;              // this GPU alone
   Device<Instruction> list_;
   Device<uint32_t> done_;
   Mailbox* mailbox_ = nullptr;
@@ -163,7 +171,7 @@ Uses use(int n) { return static_cast<Uses>(n & 1); }
 class Sums {
  public:
   Sums(const Tiling& tiling, int rows)
-      : tiling_(tiling), rows_(rows), out_(static_cast<size_t>(kRows) * rows), best_(static_cast<size_t>(kRows) * tiling.tiles), best_id_(best_.size()) {
+      : tiling_(tiling), rows_(rows), out_(static_cast<size_t>(kRows) * rows) {
     for (Device<float>& p : parts_) p = Device<float>(static_cast<size_t>(part_places(tiling)) * kPartFloats);
   }
   float* parts(int call) const { return parts_[call % kPartBuffers].get(); }
@@ -171,8 +179,11 @@ class Sums {
 
   // Adds up the parts of `call`; returns the instruction's index.
   int add_to(List& list, int call) const {
-    list.add(Op::kLogits, -1, tiling_.tiles).logits = {
-        {parts(call), tiling_, uses(call)}, kNoNorm, out_.get(), best_.get(), best_id_.get(), rows_};
+    LogitsArgs& args = list.add(Op::kLogits, -1, tiling_.tiles).logits;
+    args.parts = {parts(call), tiling_, uses(call)};
+    args.norm = kNoNorm;
+    args.logits = out_.get();
+    args.vocab = args.rows = rows_;
     return list.last();
   }
   void clear() {
@@ -192,8 +203,7 @@ class Sums {
   Tiling tiling_;
   int rows_;
   std::array<Device<float>, kPartBuffers> parts_;
-  Device<float> out_, best_;
-  Device<int32_t> best_id_;
+  Device<float> out_;
 };
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }

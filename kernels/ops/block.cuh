@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/comm/comm.h"
 #include "kernels/pages.h"
 #include "kernels/persistent/instruction.h"
 #include "kernels/persistent/state.h"
@@ -60,6 +61,7 @@ struct Place {
   Shared& shared;
   SessionState* state;
   Mailbox* mailbox;
+  const Comm* comm;
   uint32_t instruction;  // in progress, for faults
   uint32_t uses;         // bit 1: an odd number of draft parts lie before the instruction in progress, bit 2: of verify parts
 

@@ -25,6 +25,7 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
   const uint32_t mark = mark_of(args.uses, b) << 31;
   if (row >= static_cast<int>(b.shared.rows)) {
     if (thread < kMaskWords) choice.masks[row][thread] = mark;
+    if (thread < kMaxExpertsPerToken) choice.experts[row][thread] = make_uint2(mark, mark);  // nobody asks, but a use writes all
     return;
   }
   const Squares squares = norm_squares(args.norm, row);
@@ -100,10 +101,8 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
     if (lane == static_cast<int>(one / 16)) chosen |= 1u << (one % 16);
   }
   choice.masks[row][lane] = chosen | mark;
-  if (counts) {
-    const float weight = __fdividef(mine.probability, args.normalise ? total + 1e-20f : 1.0f) * args.scale;
-    choice.experts[row][lane] = make_uint2(mine.id | mark, __float_as_uint(fabsf(weight)) | mark);
-  }
+  const float weight = __fdividef(mine.probability, args.normalise ? total + 1e-20f : 1.0f) * args.scale;
+  if (lane < kMaxExpertsPerToken) choice.experts[row][lane] = make_uint2((counts ? mine.id : 0u) | mark, __float_as_uint(fabsf(weight)) | mark);
 }
 
 }  // namespace kilotoken::stack

@@ -75,21 +75,27 @@ __device__ __forceinline__ Ids own_ids(int vocab) {
 
 // --- logits
 
+// To rank `to`: the largest logit of a tile and its id.
+__device__ __forceinline__ void store_best(const Place& b, int to, int place, float value, int id, Uses uses) {
+  ptx::store_relaxed_system(b.comm->best[to] + place,
+                            static_cast<uint64_t>(static_cast<uint32_t>(id) | mark_of(uses, b) << 31) << 32 | __float_as_uint(value));
+}
+
 __device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
   const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
   const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
-  const int tiles = args.parts.tiling.tiles;
+  const int tiles = args.parts.tiling.tiles, all_tiles = (args.vocab + kTileRows - 1) / kTileRows;
 #pragma unroll 1
   for (int tile = b.index(); tile < tiles; tile += b.count()) {
     const float2 sums = sum_parts<4, 2, float2>(args.parts, b, tile, row * kTileRows + lane * 2);
     const float acc[2] = {sums.x, sums.y};
     float best = -INFINITY;
-    int id = tile * kTileRows + lane * 2;
+    int id = args.first + tile * kTileRows + lane * 2;
     bool bad = false;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int token = tile * kTileRows + lane * 2 + i;
-      if (token >= args.vocab) continue;
+      const int token = args.first + tile * kTileRows + lane * 2 + i;
+      if (token >= args.first + args.rows) continue;
       const float x = acc[i] * factor;
       args.logits[static_cast<size_t>(row) * args.vocab + token] = x;
       bad = bad || !(x < INFINITY);
@@ -102,24 +108,40 @@ __device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
       if (ranks_before(other, other_id, best, id)) best = other, id = other_id;
     }
     bad = __any_sync(~0u, bad);
-    if (lane == 0) {
-      args.tile_best[row * tiles + tile] = bad ? NAN : best;  // a row with one logit that is no number is refused as a whole
-      args.tile_best_id[row * tiles + tile] = id;
-    }
+    if (lane < b.comm->ranks) store_best(b, lane, row * all_tiles + args.first / kTileRows + tile, bad ? NAN : best, id, args.best_uses);
   }
 }
 
-// The row's greedy token; -1 - kBadLogit or -1 - kNoLogit for a row that cannot be decoded.
-__device__ __forceinline__ int greedy_token(Place b, const float* best, const int32_t* ids, int tiles) {
+// The row's greedy token, from the best of each tile of all GPUs; -1 - kBadLogit or -1 - kNoLogit for a row that cannot be decoded.
+__device__ __forceinline__ int greedy_token(Place b, int row, int tiles, Uses uses) {
+  const uint64_t* best = b.comm->best[b.comm->rank] + static_cast<size_t>(row) * tiles;
+  const uint32_t mark = mark_of(uses, b);
   float value = -INFINITY;
   int id = 0x7fffffff;
   bool bad = false;
 #pragma unroll 1
-  for (int t = threadIdx.x; t < tiles; t += kMathThreads) {
-    const float x = __ldcg(best + t);
-    const int at = __ldcg(ids + t);
-    bad = bad || x != x;
-    if (ranks_before(x, at, value, id)) value = x, id = at;
+  for (int first = threadIdx.x; first < tiles; first += 4 * kMathThreads) {
+    uint64_t of[4];
+    ptx::Watch watch;
+    uint32_t other;
+    do {
+      other = 0;
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        if (first + n * kMathThreads < tiles) of[n] = ptx::load_relaxed_system(best + first + n * kMathThreads);
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        if (first + n * kMathThreads < tiles) other |= static_cast<uint32_t>(of[n] >> 63) ^ mark;
+      if (other != 0) watch.look(b.fault(), ptx::Wait::kPeer, b.instruction);
+    } while (other != 0);
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      if (first + n * kMathThreads >= tiles) break;
+      const float x = __uint_as_float(static_cast<uint32_t>(of[n]));
+      const int at = static_cast<int>(of[n] >> 32 & 0x7fffffff);
+      bad = bad || x != x;
+      if (ranks_before(x, at, value, id)) value = x, id = at;
+    }
   }
   const int token = best_of(b, value, id);
   const bool refused = any_thread(b, bad), alive = any_thread(b, value > -INFINITY);
@@ -290,7 +312,7 @@ __device__ __noinline__ void pick_draft(const PickArgs& args, Place b) {
   if (i + 1 >= static_cast<int>(s.rows)) return;
   const int row = i + 1;
   const float* logits = args.logits + static_cast<size_t>(row) * args.vocab;
-  int token = greedy_token(b, args.tile_best + row * args.tiles, args.tile_best_id + row * args.tiles, args.tiles);
+  int token = greedy_token(b, row, args.tiles, args.best_uses);
   refuse_row(b, token);
   if (s.temperature != 0.0 && s.rule != Rule::kMatch) {
     const uint32_t position = s.start + 1 + static_cast<uint32_t>(i);
@@ -311,7 +333,7 @@ __device__ __noinline__ void pick(const PickArgs& args, Place b) {
   const int row = b.index();
   if (row >= static_cast<int>(s.rows) || (s.phase == Phase::kPrefill && row + 1 != static_cast<int>(s.rows))) return;
   const float* logits = args.logits + static_cast<size_t>(row) * args.vocab;
-  int token = greedy_token(b, args.tile_best + row * args.tiles, args.tile_best_id + row * args.tiles, args.tiles);
+  int token = greedy_token(b, row, args.tiles, args.best_uses);
   refuse_row(b, token);
   if (s.temperature != 0.0) {
     const uint32_t position = s.start + 1 + static_cast<uint32_t>(row);  // of the token this row decides
@@ -351,7 +373,11 @@ __device__ __noinline__ void pick(const PickArgs& args, Place b) {
 __device__ __noinline__ void toy(const ToyArgs& args, Place b) {
   const SessionState& s = *b.state;
   const int row = b.index();
-  if (row >= static_cast<int>(s.rows)) return;
+  if (row >= kRows) return;
+  if (row >= static_cast<int>(s.rows) || (args.draft && row == 0)) {  // nobody asks, but a use writes all
+    if (threadIdx.x == 0) store_best(b, 0, row * args.tiles, 0.0f, 0, args.best_uses);
+    return;
+  }
   // A draft's rows all follow the anchor; a target's row follows the tokens of the step up to it.
   const int upto = args.draft ? 0 : row;
   size_t context = 0;
@@ -361,7 +387,6 @@ __device__ __noinline__ void toy(const ToyArgs& args, Place b) {
     const int32_t token = at < 0 ? 0 : at >= static_cast<int>(s.start) ? s.step[at - static_cast<int>(s.start)] : __ldcg(s.tokens + at);
     context = context * args.vocab + token;
   }
-  if (args.draft && row == 0) return;
   const int table_row = args.draft ? row - 1 : 0;
   const float* from = args.table + (context * args.table_rows + table_row) * args.vocab;
   float value = -INFINITY;
@@ -376,10 +401,7 @@ __device__ __noinline__ void toy(const ToyArgs& args, Place b) {
   }
   id = best_of(b, value, id);
   bad = any_thread(b, bad);
-  if (threadIdx.x == 0) {
-    args.tile_best[row * args.tiles] = bad ? NAN : from[id];
-    args.tile_best_id[row * args.tiles] = id;
-  }
+  if (threadIdx.x == 0) store_best(b, 0, row * args.tiles, bad ? NAN : from[id], id, args.best_uses);
 }
 
 }  // namespace kilotoken::stack

@@ -126,6 +126,8 @@ struct ReduceArgs {
   Inputs out;
   Inputs tap;                // high and low parts of the residual itself
   int hidden;
+  Uses comm_uses;            // of what other GPUs send
+  int comm_half;
 };
 
 struct SwigluArgs {
@@ -181,16 +183,14 @@ struct ExpertsDownArgs {
 struct LogitsArgs {
   Parts parts;
   Norm norm;
-  float* logits;             // [8][vocab]
-  float* tile_best;          // [8][tiles]: largest logit
-  int32_t* tile_best_id;
-  int vocab;                 // padded rows of the last tile are left out
+  float* logits;             // [8][vocab]; only this GPU's
+  Uses best_uses;            // of Comm::best
+  int vocab, first, rows;    // of the whole head, and this GPU's part of it; padded rows of the last tile are left out
 };
 
 struct PickArgs {
   const float* logits;
-  const float* tile_best;
-  const int32_t* tile_best_id;
+  Uses best_uses;
   double* row;               // [8][vocab] scratch: p
   double* draft_row;         // [8][vocab]: q, written by kPickDraft, read by kPick
   int vocab, tiles;
@@ -199,8 +199,7 @@ struct PickArgs {
 struct ToyArgs {
   const float* table;        // [vocab^order][rows][vocab]
   float* logits;
-  float* tile_best;
-  int32_t* tile_best_id;
+  Uses best_uses;
   int vocab, order, table_rows, tiles;
   bool draft;
 };

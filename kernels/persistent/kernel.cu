@@ -239,15 +239,15 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     ptx::fence_barrier_init();
   }
   __syncthreads();
-  Block b{{shared, launch.state, launch.mailbox, 0, 0}, {}, {}, 0, 0};
+  Block b{{shared, launch.state, launch.mailbox, &launch.program.comm, 0, 0}, {}, {}, 0, 0};
   const int warp = threadIdx.x / 32;
   // Together no more than the 168 a thread of the launch: what is asked for beyond them is waited for without end.
-  static_assert(kMathThreads * 200 + (kThreads - kMathThreads) * 104 <= kThreads * 168);
+  static_assert(kMathThreads * 208 + (kThreads - kMathThreads) * 88 <= kThreads * 168);
   if (warp < kFinishWarp) {
-    ptx::more_registers<200>();
+    ptx::more_registers<208>();
     walk<Role::kMath>(launch, b, pass_begin);
   } else {
-    ptx::fewer_registers<104>();
+    ptx::fewer_registers<88>();
     if (warp < kFetchWarp) walk<Role::kFinish>(launch, b, pass_begin);
     else if (warp == kFetchWarp) walk<Role::kFetch>(launch, b, pass_begin);
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "instruction.h"
+#include "kernels/comm/comm.h"
 #include "state.h"
 
 namespace kilotoken::stack {
@@ -20,6 +21,7 @@ struct Program {
   int verify, count;
   uint32_t* done;           // [count], one line of 128 bytes each: reports of an instruction since the launch
   Epoch* epoch;             // device
+  Comm comm;
   long long* trace;         // [count][blocks][4]: the multiprocessor's clock when an instruction could begin, when its math and when its finishing were done, and
                             // %globaltimer when it could begin; or null
 };

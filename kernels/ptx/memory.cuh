@@ -144,6 +144,24 @@ __device__ __forceinline__ float4 load_relaxed(const float4* from) {
   return x;
 }
 
+// The same between GPUs.
+__device__ __forceinline__ float4 load_relaxed_system(const float4* from) {
+  float4 x;
+  asm volatile("ld.relaxed.sys.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"(from) : "memory");
+  return x;
+}
+__device__ __forceinline__ uint64_t load_relaxed_system(const uint64_t* from) {
+  uint64_t x;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(from) : "memory");
+  return x;
+}
+__device__ __forceinline__ void store_relaxed_system(float4* to, float4 x) {
+  asm volatile("st.relaxed.sys.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
+}
+__device__ __forceinline__ void store_relaxed_system(uint64_t* to, uint64_t x) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(to), "l"(x) : "memory");
+}
+
 __device__ __forceinline__ void add_release(uint32_t* flag, uint32_t value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }

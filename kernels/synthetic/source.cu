@@ -29,7 +29,9 @@ struct Role {
 
 class SyntheticSource final : public WeightSource {
  public:
-  SyntheticSource(uint64_t seed, const SyntheticShape& shape, SyntheticShard shard) : seed_(seed), shape_(shape), shard_(shard) {}
+  // whole_embedding: not the shard's rows of it.
+  SyntheticSource(uint64_t seed, const SyntheticShape& shape, SyntheticShard shard, bool whole_embedding)
+      : seed_(seed), shape_(shape), shard_(shard), whole_embedding_(whole_embedding) {}
 
   Matrix get(Tensor tensor, int layer) override {
     using P = SyntheticPart;
@@ -77,7 +79,9 @@ class SyntheticSource final : public WeightSource {
   void release() override { made_.clear(); }
 
  private:
-  SyntheticTensor tensor(uint32_t layer, SyntheticPart part) const { return synthetic_tensor(shape_, shard_, layer, part); }
+  SyntheticTensor tensor(uint32_t layer, SyntheticPart part) const {
+    return synthetic_tensor(shape_, part == SyntheticPart::kEmbedding && whole_embedding_ ? SyntheticShard{} : shard_, layer, part);
+  }
 
   const void* make(const SyntheticTensor& t) {
     made_.emplace_back(static_cast<size_t>(t.size()));
@@ -109,6 +113,7 @@ class SyntheticSource final : public WeightSource {
   const uint64_t seed_;
   const SyntheticShape shape_;
   const SyntheticShard shard_;
+  const bool whole_embedding_;
   std::vector<Device<uint8_t>> made_;
 };
 
@@ -151,7 +156,25 @@ DraftShape synthetic_draft(const SyntheticShape& whole, SyntheticShard shard) {
 }
 
 std::unique_ptr<WeightSource> synthetic_source(uint64_t seed, const SyntheticShape& whole, SyntheticShard shard) {
-  return std::make_unique<SyntheticSource>(seed, whole, shard);
+  return std::make_unique<SyntheticSource>(seed, whole, shard, false);
+}
+
+TargetShape synthetic_target_part(const SyntheticShape& whole, SyntheticShard shard, int max_context) {
+  TargetShape t = synthetic_target(whole, shard, max_context);
+  t.vocab = static_cast<int>(whole.vocab);
+  t.head_rows = static_cast<int>(whole.vocab / shard.of);
+  t.head_first = t.head_rows * static_cast<int>(shard.rank);
+  return t;
+}
+
+DraftShape synthetic_draft_part(const SyntheticShape& whole, SyntheticShard shard) {
+  DraftShape d = synthetic_draft(whole, shard);
+  d.mask_id = static_cast<int32_t>(whole.vocab) - 1;
+  return d;
+}
+
+std::unique_ptr<WeightSource> synthetic_source_part(uint64_t seed, const SyntheticShape& whole, SyntheticShard shard) {
+  return std::make_unique<SyntheticSource>(seed, whole, shard, true);
 }
 
 }  // namespace kilotoken::stack
