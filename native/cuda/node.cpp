@@ -220,29 +220,38 @@ class ReferenceSequence final : public NodeSequence {
 
 class PlainNode final : public NodeModel {
  public:
-  explicit PlainNode(const NodeSpec& spec) : shape_(shape_of(spec)), filled_(spec.filled_context.value_or(0)) {
-    ReferenceNodeOptions options;
-    options.gpus.clear();
-    for (uint32_t gpu = 0; gpu < spec.gpus; ++gpu) options.gpus.push_back(static_cast<int>(gpu));
-    options.layers = spec.layers;
-    options.seed = spec.seed;
-    options.fp8_experts = spec.fp8_experts;
-    options.max_context = spec.max_context;
-    options.filled_context = filled_;
-    node_ = with_faults([&] { return std::shared_ptr<ReferenceNode>(open_reference_node(options)); });
+  explicit PlainNode(const NodeSpec& spec) : shape_(shape_of(spec)) {
+    options_.gpus.clear();
+    for (uint32_t gpu = 0; gpu < spec.gpus; ++gpu) options_.gpus.push_back(static_cast<int>(gpu));
+    options_.layers = spec.layers;
+    options_.seed = spec.seed;
+    options_.fp8_experts = spec.fp8_experts;
+    options_.max_context = spec.max_context;
+    options_.filled_context = spec.filled_context.value_or(0);
+    open();
   }
 
   size_t weight_bytes() const override { return node_->weight_bytes() / node_->ranks(); }
 
   std::unique_ptr<NodeSequence> generate(const NodeRequest& request) override {
     if (request.block != 1) throw InputFault("the plain reference does not speculate");
-    if (request.filled_context != filled_) throw InputFault("the reference filled its cache when it was opened");
+    if (request.mode == NodeMode::kResident) throw InputFault("the plain reference has no resident kernel");
+    if (request.filled_context != options_.filled_context) throw InputFault("the reference filled its cache when it was opened");
+    if (const bool graph = request.mode == NodeMode::kGraph; graph != options_.graph) {
+      options_.graph = graph;
+      node_.reset();  // there is room for one
+      open();
+    }
     return std::make_unique<ReferenceSequence>(node_, request, shape_.layers - 1, shape_.experts_per_token);
   }
 
  private:
+  void open() {
+    node_ = with_faults([&] { return std::shared_ptr<ReferenceNode>(open_reference_node(options_)); });
+  }
+
   const SyntheticShape shape_;
-  const size_t filled_;
+  ReferenceNodeOptions options_;
   std::shared_ptr<ReferenceNode> node_;
 };
 

@@ -74,7 +74,12 @@ export class Comparer {
 
   comparisons(): NodeComparison[] {
     const rows: NodeComparison[] = [
-      this.#againstReference(),
+      this.#againstReference('reference', 'The stack against the plain FP8 reference', 'reference/plain'),
+      this.#againstReference(
+        'reference-graph',
+        'The stack against the FP8 reference as a CUDA graph',
+        'reference/graph',
+      ),
       this.#ratio(
         'speculation',
         'Speculation on against off, resident kernel, tokens per second',
@@ -136,12 +141,11 @@ export class Comparer {
   }
 
   /** The headline where the reference has its layers, else the cell that has the reference's. */
-  #againstReference(): NodeComparison {
+  #againstReference(id: string, name: string, bottom: string): NodeComparison {
     const headline = `headline/${this.#plan.input.profiles[0]!.name}`;
     const matched = this.#plan.cells.some((cell) => cell.id === 'matched/on');
     const top = matched ? 'matched/on' : headline;
-    const name = 'The stack against the plain FP8 reference';
-    return this.#ratio('reference', name, 'speed', top, 'reference/plain', ['layers', 'gpus']);
+    return this.#ratio(id, name, 'speed', top, bottom);
   }
 
   /** Empty when the headline itself ran on 8 GPUs with all layers. */

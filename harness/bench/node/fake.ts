@@ -183,7 +183,9 @@ function roundsOf(
     });
     const distinct = distinctExperts.reduce((a, b) => a + b, 0) / Math.max(1, distinctExperts.length);
     const bytes = stepBytes({ ...spec, speculation: block > 1, distinct, context });
-    const slow = spec.engine === 'reference' ? 8 : { ops: 3, graph: 1.6, resident: 1.3 }[request.mode];
+    const slow = (
+      spec.engine === 'reference' ? { ops: 8, graph: 5, resident: 5 } : { ops: 3, graph: 1.6, resident: 1.3 }
+    )[request.mode];
     const ns = (part: number): number =>
       Math.round((part / (spec.gpus * READ_RATE * share)) * 1e9 * slow * (0.98 + 0.04 * random.uniform()));
     const nan = fault?.kind === 'nan-time' && fault.generation === number;

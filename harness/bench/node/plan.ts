@@ -253,8 +253,8 @@ function stepSeconds(model: PlanModel, mode: LaunchMode, block: number, context:
   return total / (model.gpus * rate) + model.layers * perLayer;
 }
 
-/** Seconds to make a model's weights on the GPUs, roughly. */
-function loadSeconds(model: PlanModel): number {
+/** Seconds to make a model's weights on the GPUs, roughly: for the budget. */
+export function loadSeconds(model: PlanModel): number {
   return 3 + model.estimatedGpuBytes / 15e9;
 }
 
@@ -432,14 +432,19 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
 
   function planReference(): void {
     if (lacks.reference !== null) {
-      draft.absent('reference', lacks.reference, 'reference/plain');
+      draft.absent('reference', lacks.reference, 'reference/plain', 'reference/graph');
       return;
     }
     const maxContext = base + tokens.reference + 2 * SLACK;
     const most = input.layers ?? PRO.layers;
     const layers = Math.min(most, layersThatFit({ gpus, experts: 'fp8', draft: false, maxContext }, input.freeBytes));
     if (layers < 2) {
-      draft.absent('reference', 'two layers with FP8 experts do not fit the memory', 'reference/plain');
+      draft.absent(
+        'reference',
+        'two layers with FP8 experts do not fit the memory',
+        'reference/plain',
+        'reference/graph',
+      );
       return;
     }
     const filledContext = lacks.filledContext === null ? base - PROMPT_TOKENS : 0;
@@ -453,17 +458,22 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
       filledContext,
     } as const;
     const reference = draft.model(spec);
-    const cell = draft.cell({
-      id: 'reference/plain',
-      group: 'reference',
-      model: reference.id,
-      mode: 'ops',
-      block: 1,
-      profile: null,
-      context: base,
-      tokens: tokens.reference,
-    });
-    draft.stage('reference', reference, 4, [], [cell], SWEEP_REPEATS);
+    // A launch an operation is what the claim is held against; the same launches as one graph stand beside it.
+    const cells = (['ops', 'graph'] as const).map((mode) =>
+      draft.cell({
+        id: mode === 'ops' ? 'reference/plain' : 'reference/graph',
+        group: 'reference',
+        model: reference.id,
+        mode,
+        block: 1,
+        profile: null,
+        context: base,
+        tokens: tokens.reference,
+      }),
+    );
+    // One behind the other: the reference is made anew to be launched otherwise.
+    draft.stage('reference', reference, 4, [], cells.slice(0, 1), SWEEP_REPEATS);
+    draft.stage('reference-graph', reference, 8, [], cells.slice(1), SWEEP_REPEATS);
     if (layers === main!.layers) return;
     // A ratio is between equal shapes: the stack once more with the layers that the reference has.
     const matched = draft.model({ ...specOf(main!), layers, maxContext: room.small });

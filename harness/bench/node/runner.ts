@@ -6,6 +6,7 @@ import { tokensDigest } from '../../bundle/digests.ts';
 import { DeviceError, type NodeMachine, type NodeModel, type NodeRound } from './machine.ts';
 import {
   corruptionSeed,
+  loadSeconds,
   modelSpec,
   type NodePlan,
   type PlanCell,
@@ -87,10 +88,15 @@ class NodeRun {
   async stage(stage: PlanStage, later: readonly PlanStage[]): Promise<void> {
     const { writer, plan, progress } = this.#context;
     const elapsed = writer.t() / 1e9;
-    const ahead = later
-      .filter((other) => other.priority < stage.priority)
-      .reduce((s, other) => s + other.estimateSeconds, 0);
-    if (stage.priority > 1 && elapsed + stage.estimateSeconds + ahead > plan.input.budgetSeconds) {
+    // What matters more keeps its time, and what it takes to make its model.
+    let last = this.#open?.id;
+    const needs = [stage, ...later.filter((other) => other.priority < stage.priority)].reduce((sum, one) => {
+      const model = plan.models.find(({ id }) => id === one.model)!;
+      const load = one.model === last ? 0 : loadSeconds(model);
+      last = one.model;
+      return sum + load + one.estimateSeconds;
+    }, 0);
+    if (stage.priority > 1 && elapsed + needs > plan.input.budgetSeconds) {
       const reason = `left out after ${elapsed.toFixed(0)} s: it no longer fits the budget of ${plan.input.budgetSeconds} s`;
       writer.event({ t_ns: writer.t(), kind: 'stage-left-out', stage: stage.id, reason });
       progress(`${stage.id}: ${reason}`);

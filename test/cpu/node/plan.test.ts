@@ -39,7 +39,7 @@ describe('the plan on eight GPUs', () => {
     expect(of('block')).toHaveLength(8);
     expect(of('gpus')).toHaveLength(8);
     expect(of('routing')).toEqual(['routing/0.5/on', 'routing/1/on']);
-    expect(of('reference')).toEqual(['reference/plain']);
+    expect(of('reference')).toEqual(['reference/plain', 'reference/graph']);
     expect(notMeasured).toEqual([]);
     expect(models[0]).toMatchObject({ layers: 70, gpus: 8, experts: 'mxfp4' });
     expect(cells.find(({ group }) => group === 'lossless')!.tokens).toBe(20_000);
