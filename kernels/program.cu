@@ -168,7 +168,7 @@ class ProgramBuilder {
     linear(m.router, Reader::kFfn, inputs_made);
     const Uses uses = use(kChoiceKey);
     add(Op::kTopk, -1, kRows).topk = {parts_, norm, m.bias.get(), w_.choice.get(), uses, t.experts, t.experts_per_token, m.router_tiles, m.low_tiles,
-                                      t.normalise_expert_weights, t.routed_scale};
+                                      t.normalise_expert_weights, t.routed_scale, t.shared_routing, layer_};
     const InputBuffers& in = buffers(Reader::kFfn);
     add(Op::kExpertsUp, inputs_made).up = {m.up.get(), w_.choice.get(), uses, in.codes.get(), in.scales.get(), norm, w_.h.get(), t.experts,
                                            t.experts_per_token, m.tiles, m.pages_per_tile, m.page_k, divisor(static_cast<uint32_t>(m.tiles)),

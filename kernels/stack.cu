@@ -77,6 +77,15 @@ class StackImpl final : public Stack, public std::enable_shared_from_this<StackI
   std::mutex busy;
 };
 
+// BF16 numbers of either sign between 1/4 and 1, by place.
+__global__ void fill(uint16_t* to, size_t count) {
+  const size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  uint32_t x = static_cast<uint32_t>(i) * 0x9e3779b9u;
+  x = (x ^ x >> 16) * 0x7feb352du;
+  to[i] = static_cast<uint16_t>((x >> 31) << 15 | (125 + (x >> 30 & 1)) << 7 | (x >> 8 & 0x7f));
+}
+
 void use(int device) { check(cudaSetDevice(device), "the GPU"); }
 
 std::vector<float> StackImpl::score(const std::vector<int32_t>& ids, int chunk) {
@@ -131,7 +140,8 @@ SessionImpl::SessionImpl(std::shared_ptr<StackImpl> stack) : stack_(std::move(st
 SessionImpl::SessionImpl(std::shared_ptr<StackImpl> stack, const Request& request) : SessionImpl(std::move(stack)) {
   const Model& model = stack_->first();
   const TargetShape& target = model.target;
-  need(!request.prompt.empty() && static_cast<int>(request.prompt.size()) < target.max_context, "a prompt that does not fit the context");
+  const size_t filled = static_cast<size_t>(std::max(request.filled_context, 0));
+  need(!request.prompt.empty() && filled + request.prompt.size() < static_cast<size_t>(target.max_context), "a prompt that does not fit the context");
   need(request.block_size >= 1 && request.block_size <= model.block_size, "a block size beyond the draft's");
   need(request.stop_ids.size() <= kMaxStopIds, "more than 16 stop ids");
   for (const int32_t id : request.prompt) need(id >= 0 && id < target.vocab, "a token id outside the vocabulary");
@@ -146,20 +156,29 @@ SessionImpl::SessionImpl(std::shared_ptr<StackImpl> stack, const Request& reques
   s.block_size = static_cast<uint32_t>(request.block_size);
   s.max_context = static_cast<uint32_t>(target.max_context);
   s.max_tokens = request.max_tokens;
-  s.prompt_length = static_cast<uint32_t>(request.prompt.size());
+  s.start = static_cast<uint32_t>(filled);
+  s.prompt_length = static_cast<uint32_t>(filled + request.prompt.size());
   std::copy(request.stop_ids.begin(), request.stop_ids.end(), s.stop_ids);
   s.stop_count = static_cast<uint32_t>(request.stop_ids.size());
   s.phase = Phase::kPrefill;
   s.length = s.prompt_length;
-  s.rows = std::min<uint32_t>(kRows, s.prompt_length);
+  s.rows = std::min<uint32_t>(kRows, static_cast<uint32_t>(request.prompt.size()));
   for (uint32_t i = 0; i < s.rows; ++i) s.step[i] = request.prompt[i];
   for (const LayerShape& l : target.layers) s.mixture_layers += l.mixture;
   std::vector<int32_t> proposals = request.proposals;
+  if (!proposals.empty()) proposals.insert(proposals.begin(), filled, 0);
   if (!proposals.empty()) proposals.resize(static_cast<size_t>(target.max_context) + kRows, 0);
   for (const auto& r : replicas_) {
     use(r->device);
     r->proposals = Device<int32_t>(proposals);
-    copy_in(r->tokens.get(), request.prompt.data(), request.prompt.size() * 4, "the prompt");
+    copy_in(r->tokens.get() + filled, request.prompt.data(), request.prompt.size() * 4, "the prompt");
+    if (filled > 0) {
+      for (auto* caches : {&r->caches.keys, &r->caches.values}) {
+        for (Device<uint16_t>& cache : *caches) fill<<<static_cast<unsigned>((cache.size() + 255) / 256), 256>>>(cache.get(), cache.size());
+      }
+      check(cudaGetLastError(), "filling the context");
+      check(cudaDeviceSynchronize(), "filling the context");
+    }
   }
   write_state(s);
 }

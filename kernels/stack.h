@@ -43,6 +43,9 @@ struct TargetShape {
   int experts = 0, experts_per_token = 0;
   bool normalise_expert_weights = true;
   float routed_scale = 1;
+  // An instrument for speed, not part of any model: 0: experts are chosen by the router alone; c: by (1 - c) times its probability plus c times a random number of
+  // (layer, position / 32, expert), so that neighbouring tokens share experts. A row's choice stays a function of its own position and content.
+  float shared_routing = 0;
   int max_context = 0;
   std::vector<LayerShape> layers;
 };
@@ -90,7 +93,9 @@ struct Request {
   std::vector<int32_t> stop_ids;  // at most 16
   DecodeRule rule = DecodeRule::kMatch;
   int block_size = 1;             // 1: plain
-  // By position, [prompt + max_tokens] or more, or empty: tokens that stand in for the draft's choices after the draft has run in full, for speed at an
+  // Positions before the prompt whose keys and values are made by a formula instead of by a network: long contexts without a prefill, for speed alone.
+  int filled_context = 0;
+  // By position from the prompt's first token, [prompt + max_tokens] or more, or empty: tokens that stand in for the draft's choices after the draft has run in full, for speed at an
   // assumed acceptance. Whoever uses it says so beside the number. Not for `reject`, whose law needs the draft's own choices.
   std::vector<int32_t> proposals;
 };

@@ -50,6 +50,7 @@ export interface NativeNodeRequest {
   readonly block: number;
   readonly proposals: readonly number[] | null;
   readonly mode: 'ops' | 'graph' | 'resident';
+  readonly trace: boolean;
 }
 
 export interface NativeNodeRound {
@@ -69,6 +70,15 @@ export interface NativeNodeModel {
   close(): Promise<void>;
 }
 
+export interface NativeNodeTraceOp {
+  readonly op: string;
+  readonly count: number;
+  readonly totalNs: number;
+  readonly mathNs: number;
+  readonly busyNs: number;
+  readonly slowestNs: number;
+}
+
 export interface NativeNodeSequence {
   /** To the end of the output. */
   decode(): Promise<void>;
@@ -76,6 +86,8 @@ export interface NativeNodeSequence {
   decoded(): { readonly rounds: NativeNodeRound[]; readonly prefillNs: number };
   /** The target's logits of the last step as binary32, or null. */
   logits(): Promise<Float32Array | null>;
+  /** As NodeTraceOp of the seam; empty where nothing was traced. */
+  trace(): Promise<NativeNodeTraceOp[]>;
   close(): Promise<void>;
 }
 
@@ -119,6 +131,10 @@ export function nodeMachine() {
                 throw new DeviceError('the last step left a NaN among its logits');
               const bytes = new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength);
               return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+            },
+            async trace() {
+              const ops = await callAddon(() => sequence.trace());
+              return ops.length === 0 ? null : ops;
             },
             close: () => callAddon(() => sequence.close()),
           };

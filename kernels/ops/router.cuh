@@ -8,6 +8,14 @@
 
 namespace kilotoken::stack {
 
+// Evenly distributed over [0, 1): a number of (salt, bucket of positions, expert), by two rounds of a multiplicative hash.
+__device__ __forceinline__ float shared_number(uint32_t salt, uint32_t bucket, uint32_t expert) {
+  uint32_t x = (salt * 0x9e3779b9u ^ bucket) * 0x85ebca6bu ^ expert;
+  x = (x ^ x >> 16) * 0x7feb352du;
+  x = (x ^ x >> 15) * 0x846ca68bu;
+  return static_cast<float>((x ^ x >> 16) >> 8) * 0x1p-24f;
+}
+
 // The next of a warp's best: of every lane's `key` (larger is better, 0: none left) and `id` the largest, the lowest id among equals. All lanes get it.
 struct Best {
   uint32_t key, id;
@@ -52,7 +60,9 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
   for (int j = 0; j < 2; ++j) {
     id[j] = static_cast<uint32_t>(warp * kOfWarp + j * 32 + lane);
     probability[j] = sigmoid((logit[id[j]] + b.shared.scratch[id[j]]) * factor);
-    const float score = probability[j] + bias[j];
+    float score = probability[j] + bias[j];
+    if (args.shared != 0.0f)
+      score = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id[j]) + bias[j];
     key[j] = static_cast<int>(id[j]) >= args.experts ? 0u : score == score ? order_key(score) : 1u;
   }
   // The warp's best in order, then of all warps' lists the best: what is among the best of all is among the best of its warp.

@@ -152,6 +152,8 @@ struct TopkArgs {
   int experts, per_token, tiles, low_tiles;
   bool normalise;
   float scale;
+  float shared;              // TargetShape::shared_routing
+  uint32_t salt;             // of its random numbers
 };
 
 struct ExpertsUpArgs {

@@ -52,6 +52,7 @@ NodeRequest request_of(const Napi::Value& value) {
   request.block = static_cast<int>(block);
   if (fields.present("proposals")) request.proposals = ids_of(fields.value("proposals"), "request.proposals", kMostIds);
   if (!request.proposals.empty() && request.proposals.size() < request.max_tokens) throw InputFault("request.proposals is shorter than the output");
+  request.trace = fields.flag("trace");
   const std::string mode = fields.text("mode");
   if (mode == "ops") request.mode = NodeMode::kOps;
   else if (mode == "graph") request.mode = NodeMode::kGraph;
@@ -102,6 +103,21 @@ Napi::Value decoded_to_js(Napi::Env env, const NodeDecoded& decoded) {
   return out;
 }
 
+Napi::Value trace_to_js(Napi::Env env, std::vector<NodeTraceOp>& ops) {
+  Napi::Array out = Napi::Array::New(env, ops.size());
+  for (size_t i = 0; i < ops.size(); ++i) {
+    Napi::Object op = Napi::Object::New(env);
+    op.Set("op", ops[i].op);
+    op.Set("count", ops[i].count);
+    op.Set("totalNs", ops[i].total_ns);
+    op.Set("mathNs", ops[i].math_ns);
+    op.Set("busyNs", ops[i].busy_ns);
+    op.Set("slowestNs", ops[i].slowest_ns);
+    out.Set(static_cast<uint32_t>(i), op);
+  }
+  return out;
+}
+
 Napi::Value sequence_to_js(Napi::Env env, std::unique_ptr<NodeSequence>& made) {
   auto held = std::make_shared<Held<NodeSequence>>();
   held->value = std::move(made);
@@ -127,6 +143,10 @@ Napi::Value sequence_to_js(Napi::Env env, std::unique_ptr<NodeSequence>& made) {
           std::copy(logits.begin(), logits.end(), out.Data());
           return out;
         });
+  });
+  // trace() -> Promise<[{op, count, totalNs, mathNs, busyNs, slowestNs}]>
+  set(out, "trace", [held](const Napi::CallbackInfo& info) {
+    return PromiseWorker<std::vector<NodeTraceOp>>::start(info.Env(), [sequence = held->get("sequence")] { return sequence->trace(); }, trace_to_js);
   });
   set_close(out, held);
   return out;

@@ -78,11 +78,48 @@ stack::Mode mode_of(NodeMode mode) {
   return stack::Mode::kResident;
 }
 
+constexpr size_t kStackRows = 8;  // of a step
+
+double mean(const std::vector<long long>& values) {
+  double sum = 0;
+  for (const long long value : values) sum += static_cast<double>(value);
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
+// Clocks of multiprocessors count cycles; how long one lasts follows from the beginnings of the first and the last instruction on both clocks.
+std::vector<NodeTraceOp> by_operation(const std::vector<stack::TraceEntry>& entries) {
+  const auto both = [](const stack::TraceEntry& entry) { return entry.began != 0 && !entry.began_ns.empty(); };
+  const auto first = std::find_if(entries.begin(), entries.end(), both);
+  const auto last = std::find_if(entries.rbegin(), entries.rend(), both);
+  if (first == entries.end() || last->began <= first->began) return {};
+  const double cycle = static_cast<double>(last->began_ns.front() - first->began_ns.front()) / static_cast<double>(last->began - first->began);
+  std::vector<NodeTraceOp> ops;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const stack::TraceEntry& entry = entries[i];
+    auto op = std::find_if(ops.begin(), ops.end(), [&](const NodeTraceOp& known) { return known.op == entry.op; });
+    if (op == ops.end()) op = ops.insert(ops.end(), NodeTraceOp{entry.op});
+    const double slowest = entry.done.empty() ? 0 : static_cast<double>(*std::max_element(entry.done.begin(), entry.done.end()));
+    // Instructions without a worker on block 0 have no beginning there; their time lies with the one before.
+    size_t next = i + 1;
+    while (next < entries.size() && entries[next].began == 0) ++next;
+    const double total = entry.began == 0 ? 0 : next < entries.size() ? static_cast<double>(entries[next].began - entry.began) : slowest;
+    ++op->count;
+    op->total_ns += std::max(0.0, total * cycle);
+    op->math_ns += std::max(0.0, mean(entry.math) * cycle);
+    op->busy_ns += std::max(0.0, mean(entry.done) * cycle);
+    op->slowest_ns += std::max(0.0, slowest * cycle);
+  }
+  return ops;
+}
+
 class StackSequence final : public NodeSequence {
  public:
-  StackSequence(std::unique_ptr<stack::StackSession> session, stack::Mode mode, size_t max_tokens)
-      : session_(std::move(session)), mode_(mode), max_tokens_(max_tokens) {
-    with_faults([&] { take(session_->run(1, mode_)); });
+  StackSequence(std::unique_ptr<stack::StackSession> session, const NodeRequest& request)
+      : session_(std::move(session)), mode_(mode_of(request.mode)), max_tokens_(request.max_tokens), traced_(request.trace) {
+    with_faults([&] {
+      if (traced_) session_->trace();
+      take(session_->run(1, mode_));
+    });
   }
 
   void decode() override {
@@ -100,7 +137,15 @@ class StackSequence final : public NodeSequence {
   const NodeDecoded& decoded() const override { return decoded_; }
 
   std::vector<float> logits() const override {
-    return with_faults([&] { return session_->logits(/*draft=*/false); });
+    std::vector<float> rows = with_faults([&] { return session_->logits(/*draft=*/false); });
+    // Rows beyond those of the step hold whatever was there.
+    rows.resize(rows.size() / kStackRows * (1 + rounds_.back().drafted.size()));
+    return rows;
+  }
+
+  std::vector<NodeTraceOp> trace() override {
+    if (!traced_) return {};
+    return by_operation(with_faults([&] { return session_->trace(); }));
   }
 
  private:
@@ -112,6 +157,7 @@ class StackSequence final : public NodeSequence {
   std::unique_ptr<stack::StackSession> session_;
   const stack::Mode mode_;
   const size_t max_tokens_;
+  const bool traced_;
   std::vector<stack::StackRound> rounds_;
   NodeDecoded decoded_;
 };
@@ -180,7 +226,7 @@ class StackNode final : public NodeModel {
       request.proposals.insert(request.proposals.end(), from.proposals.begin(), from.proposals.end());
     }
     auto session = with_faults([&] { return stack_->open(request); });
-    return std::make_unique<StackSequence>(std::move(session), mode_of(from.mode), from.max_tokens);
+    return std::make_unique<StackSequence>(std::move(session), from);
   }
 
  private:
@@ -209,6 +255,7 @@ class ReferenceSequence final : public NodeSequence {
 
   const NodeDecoded& decoded() const override { return decoded_; }
   std::vector<float> logits() const override { return {}; }
+  std::vector<NodeTraceOp> trace() override { return {}; }
 
  private:
   std::shared_ptr<ReferenceNode> node_;

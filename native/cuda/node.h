@@ -49,6 +49,15 @@ struct NodeRequest {
   int block = 1;
   std::vector<int32_t> proposals;  // [max_tokens or more] by place in the output; empty: none
   NodeMode mode = NodeMode::kResident;
+  bool trace = false;  // clocks of every operation of the last round; slower
+};
+
+// One kind of operation in the last round, on the first GPU, all of its instructions together, nanoseconds. total: from one beginning to the next.
+// math, busy: until a block's products are done and its results stored, means over blocks; slowest: busy of the slowest block.
+struct NodeTraceOp {
+  std::string op;
+  uint32_t count = 0;
+  double total_ns = 0, math_ns = 0, busy_ns = 0, slowest_ns = 0;
 };
 
 struct NodeDecoded {
@@ -62,7 +71,8 @@ class NodeSequence {
   virtual ~NodeSequence() = default;
   virtual void decode() = 0;  // to the end, once
   virtual const NodeDecoded& decoded() const = 0;
-  virtual std::vector<float> logits() const = 0;  // of the last step's target; empty if not to be had
+  virtual std::vector<float> logits() const = 0;  // of the last step's target, [rows of that step][vocab]; empty if not to be had
+  virtual std::vector<NodeTraceOp> trace() = 0;   // in the order in which operations first come; empty unless asked for
 };
 
 class NodeModel {

@@ -29,6 +29,28 @@ export function printNodeReport(report: NodeReport): void {
     print(paint('bold', group));
     print(cellTable(report.cells.filter((cell) => cell.group === group)));
   }
+  for (const row of report.layers) {
+    print('');
+    print(
+      paint(
+        'bold',
+        `${row.id}: ${row.totalUs.toFixed(1)} us a layer while traced, ${row.waitUs.toFixed(1)} of them waiting`,
+      ),
+    );
+    print(
+      table(
+        [
+          ['operation', 'in a round', 'us a layer', 'math', 'busy', 'slowest block', 'waiting'],
+          ...row.ops.map((op) => [
+            op.op,
+            String(op.count),
+            ...[op.totalUs, op.mathUs, op.busyUs, op.slowestUs, op.waitUs].map((us) => us.toFixed(2)),
+          ]),
+        ],
+        [1, 2, 3, 4, 5, 6],
+      ),
+    );
+  }
   print('');
   print(paint('bold', 'Compared'));
   print(comparisonTable(report.comparisons));

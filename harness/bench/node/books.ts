@@ -47,6 +47,7 @@ function booksOf(plan: NodePlan, cell: PlanCell, { row, rounds }: Generation): s
   const broken: string[] = [];
   const model = plan.models.find(({ id }) => id === cell.model)!;
   const due = taskTokens(cell, row);
+  if (row.traced > 0 && row.role !== 'traced') broken.push('it was not to be traced');
   if (row.tokens !== due) broken.push(`${row.tokens} tokens, the plan asks for ${due}`);
   const device = rounds.slice(1).reduce((sum, round) => sum + round.ns[0] + round.ns[1], 0);
   // A round that began while the prefill was still on its way out may count from there.

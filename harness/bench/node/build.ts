@@ -2,6 +2,8 @@
 
 import { Comparer, labelsOf } from './compare.ts';
 import { type CellSums, cellFigures, cellSums, stretchOf, told, untold } from './figures.ts';
+import { layerTimes } from './layers.ts';
+import { median } from './median.ts';
 import type { NodePlan, PlanCell, PlanModel } from './plan.ts';
 import { expectedCommitted } from './profile.ts';
 import type { StoredNodeRun } from './reader.ts';
@@ -34,6 +36,7 @@ export function buildNodeReport(run: StoredNodeRun): NodeReport {
   }
   const comparer = new Comparer(run, sums);
   const comparisons = comparer.comparisons();
+  const layers = layerTimes(run);
   return {
     $schema: 'schemas/node-report.schema.json',
     schema: NODE_REPORT_SCHEMA_ID,
@@ -73,7 +76,8 @@ export function buildNodeReport(run: StoredNodeRun): NodeReport {
       };
     }),
     cells,
-    notMeasured: notMeasured(run, sums),
+    layers,
+    notMeasured: notMeasured(run, new Set([...sums.keys(), ...layers.map(({ id }) => id)])),
     comparisons,
     projections: comparer.projections(),
     targets: comparer.targets(comparisons),
@@ -111,10 +115,10 @@ function cellRow(run: StoredNodeRun, cell: PlanCell, model: PlanModel, sums: Cel
 }
 
 /** Cells that the plan left out, and those it has that gave nothing, each with why. */
-function notMeasured(run: StoredNodeRun, sums: ReadonlyMap<string, CellSums>): NodeReport['notMeasured'] {
+function notMeasured(run: StoredNodeRun, measured: ReadonlySet<string>): NodeReport['notMeasured'] {
   const { plan } = run;
   const missing = plan.cells
-    .filter((cell) => cell.group !== 'record' && !sums.has(cell.id))
+    .filter((cell) => cell.group !== 'record' && !measured.has(cell.id))
     .map((cell) => ({ cell: cell.id, group: cell.group, reason: reasonOf(run, cell) }));
   return [...plan.notMeasured, ...missing];
 }
@@ -220,10 +224,4 @@ function gpuUse(run: StoredNodeRun): NodeGpuUse[] {
       throttled: [...new Set(rows.flatMap((row) => row.throttle_reasons ?? []))].sort(),
     };
   });
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }

@@ -134,6 +134,20 @@ export class FakeMachine implements NodeMachine {
       },
       decoded: async () => ({ rounds, prefillNs: 0 }),
       logitsDigest: async () => `sha256:${createHash('sha256').update(text).digest('hex')}`,
+      trace: async () =>
+        request.trace
+          ? ['linear', 'experts up', 'experts down'].map((op, i) => {
+              const totalNs = 1000 * (i + 1) * spec.layers;
+              return {
+                op,
+                count: spec.layers,
+                totalNs,
+                mathNs: 0.6 * totalNs,
+                busyNs: 0.7 * totalNs,
+                slowestNs: 0.8 * totalNs,
+              };
+            })
+          : null,
       close: async () => {},
     };
   }

@@ -63,6 +63,8 @@ export interface NodeRequest {
   /** By place in the output, maxTokens or more: what stands in for the draft's choices. Null: plain decoding, or the draft's own. */
   readonly proposals: readonly number[] | null;
   readonly mode: LaunchMode;
+  /** Keep clocks of every operation of the last round; it is slower for that. */
+  readonly trace: boolean;
 }
 
 /** One round as the device tells it. */
@@ -86,6 +88,20 @@ export interface NodeDecoded {
   readonly prefillNs: number;
 }
 
+/**
+ * One kind of operation in the last round, on the first GPU, all of its instructions together. Nanoseconds. `total`: from one beginning
+ * to the next. Of a thread block's own time: `math` until its products are done, `busy` until its results are stored, both a mean over
+ * blocks; `slowest` is `busy` of the slowest. What `total` has beyond `busy` is waiting: for other blocks, for other GPUs.
+ */
+export interface NodeTraceOp {
+  readonly op: string;
+  readonly count: number;
+  readonly totalNs: number;
+  readonly mathNs: number;
+  readonly busyNs: number;
+  readonly slowestNs: number;
+}
+
 export interface NodeSequence {
   /** To the end. Called once; the harness's clock runs around it. */
   decode(): Promise<void>;
@@ -93,6 +109,8 @@ export interface NodeSequence {
   decoded(): Promise<NodeDecoded>;
   /** `sha256:<hex>` over the target's logits of the last step as binary32; null where they are not to be had. */
   logitsDigest(): Promise<string | null>;
+  /** In the order in which operations first come; null where nothing was traced. */
+  trace(): Promise<readonly NodeTraceOp[] | null>;
   close(): Promise<void>;
 }
 

@@ -13,7 +13,17 @@ import { gpuBytes, layersThatFit, PRO, stepBytes } from './shape.ts';
 
 export const NODE_PLAN_SCHEMA_ID = 'kilotoken/node-plan@1';
 
-export const GROUPS = ['headline', 'lossless', 'ablation', 'reference', 'context', 'block', 'gpus', 'routing'] as const;
+export const GROUPS = [
+  'headline',
+  'lossless',
+  'ablation',
+  'reference',
+  'layers',
+  'context',
+  'block',
+  'gpus',
+  'routing',
+] as const;
 export type Group = (typeof GROUPS)[number];
 
 const Count = z.int().positive();
@@ -80,8 +90,8 @@ export type PlanCell = z.infer<typeof PlanCell>;
 
 export const PlanTask = z.strictObject({
   cell: z.string().min(1),
-  /** warm-up generations are recorded and not counted. */
-  role: z.enum(['record', 'warm-up', 'timed']),
+  /** warm-up: recorded and not counted. traced: with clocks of every operation, and not timed for that. */
+  role: z.enum(['record', 'warm-up', 'timed', 'traced']),
   repeat: z.int().nonnegative(),
 });
 export type PlanTask = z.infer<typeof PlanTask>;
@@ -135,6 +145,8 @@ const PROMPT_TOKENS = 16;
 /** Tokens of a generation that only warms up. */
 const WARM_TOKENS = 24;
 const SWEEP_REPEATS = 3;
+/** Tokens of a generation whose last round is traced. */
+const TRACED_TOKENS = 64;
 /** Tokens recorded beyond what is compared: the last block may look past the end. */
 const SLACK = 2 * BLOCK;
 const LOSSLESS_RUNS = 2;
@@ -215,7 +227,8 @@ class Draft {
     cells: PlanCell[],
     repeats: number,
     from = 0,
-  ) {
+    role: 'timed' | 'traced' = 'timed',
+  ): void {
     const random = new Random(derivedSeed(this.#input.seed, `order/${id}`), 0);
     const tasks: PlanTask[] = [...first];
     for (const cell of cells) tasks.push({ cell: cell.id, role: 'warm-up', repeat: from });
@@ -225,7 +238,7 @@ class Draft {
         const j = random.below(i + 1);
         [order[i], order[j]] = [order[j]!, order[i]!];
       }
-      tasks.push(...order.map((cell): PlanTask => ({ cell, role: 'timed', repeat })));
+      tasks.push(...order.map((cell): PlanTask => ({ cell, role, repeat })));
     }
     const estimateSeconds = tasks.reduce((sum, task) => sum + this.#taskSeconds(model, task), 0);
     this.stages.push({ id, model: model.id, priority, estimateSeconds, tasks });
@@ -356,6 +369,13 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
       at(`ablation/${on.experts}/on/${mode}`, 'ablation', on, true, mode),
     ]);
   if (wants('ablation')) draft.stage('ablation-mxfp4', main, 3, [], ablation(main), repeats);
+
+  if (wants('layers')) {
+    const cells = pair('layers', 'layers', main).map((cell) =>
+      Object.assign(cell, { tokens: Math.min(TRACED_TOKENS, cell.tokens) }),
+    );
+    draft.stage('layers', main, 6, [], cells, SWEEP_REPEATS, 0, 'traced');
+  }
 
   if (wants('context')) {
     const contexts = CONTEXTS.map((context) => ({ id: `context/${context}`, context }));
@@ -546,7 +566,7 @@ function withinBudget(draft: Draft, input: NodePlanInput): NodePlan {
       // A stage that repeats cells of one that stays takes nothing away but repeats.
       const named = used.has(id) || draft.notMeasured.some(({ cell }) => cell === id);
       const { group } = draft.cells.find((cell) => cell.id === id)!;
-      if (role === 'timed' && group !== 'record' && !named) draft.absent(group, reason, id);
+      if (role !== 'warm-up' && group !== 'record' && !named) draft.absent(group, reason, id);
     }
   }
   return NodePlan.parse({

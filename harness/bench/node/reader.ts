@@ -22,11 +22,13 @@ import {
   type NodeRoundRow,
   type NodeRowFileName,
   type TelemetryRow,
+  type TraceRow,
 } from './rows.ts';
 
 export interface Generation {
   readonly row: GenerationRow;
   readonly rounds: readonly NodeRoundRow[];
+  readonly traces: readonly TraceRow[];
 }
 
 export interface StoredNodeRun {
@@ -79,6 +81,7 @@ export async function readNodeRun(
   const floors: FloorRow[] = [];
   const models: ModelRow[] = [];
   const rounds = new Map<number, NodeRoundRow[]>();
+  const traces = new Map<number, TraceRow[]>();
   const generations: GenerationRow[] = [];
   const telemetry: TelemetryRow[] = [];
   const events: EventRow[] = [];
@@ -95,6 +98,7 @@ export async function readNodeRun(
       rounds.set(row.g, list);
       list.push(row);
     },
+    'traces.jsonl': (row) => void traces.set(row.g, [...(traces.get(row.g) ?? []), row]),
     'generations.jsonl': (row, where) => {
       if (row.g !== generations.length) throw new InputError(`${where}: generation ${row.g} stands in the wrong place`);
       generations.push(row);
@@ -120,13 +124,16 @@ export async function readNodeRun(
   }
   const joined = generations.map((row): Generation => {
     const own = rounds.get(row.g) ?? [];
+    const traced = traces.get(row.g) ?? [];
     rounds.delete(row.g);
+    traces.delete(row.g);
+    if (traced.length !== row.traced) onDifference(`generation ${row.g} does not have the traces it counts`);
     const tokens = own.flatMap((round) => round.c);
     if (own.length !== row.rounds || tokens.length !== row.tokens || tokensDigest(tokens) !== row.tokensDigest)
       onDifference(`generation ${row.g} does not have the rounds it counts`);
-    return { row, rounds: own };
+    return { row, rounds: own, traces: traced };
   });
-  if (finished && rounds.size > 0) onDifference('rounds.jsonl holds rounds of no generation');
+  if (finished && rounds.size + traces.size > 0) onDifference('there are rounds or traces of no generation');
   return { manifest, plan, floors, models, generations: joined, telemetry, events };
 }
 

@@ -32,6 +32,32 @@ export const NodeCellRow = z.object({
   figures: z.array(NodeFigure),
 });
 
+/** Where the microseconds of a layer go: one kind of operation of the last round, on the first GPU, over the number of layers. */
+export const NodeLayerOp = z.object({
+  op: z.string(),
+  /** Instructions in a round. */
+  count: z.int(),
+  /** Microseconds a layer; medians over the repeats. As NodeTraceOp of machine.ts. */
+  totalUs: z.number(),
+  mathUs: z.number(),
+  busyUs: z.number(),
+  slowestUs: z.number(),
+  /** totalUs - busyUs: waiting for other blocks and other GPUs, the skew of both included. */
+  waitUs: z.number(),
+});
+
+export const NodeLayerRow = z.object({
+  id: z.string(),
+  layers: z.int(),
+  gpus: z.int(),
+  speculation: z.boolean(),
+  repeats: z.int(),
+  labels: z.array(z.string()),
+  totalUs: z.number(),
+  waitUs: z.number(),
+  ops: z.array(NodeLayerOp),
+});
+
 export const NodeComparison = z.object({
   id: z.string(),
   name: z.string(),
@@ -96,6 +122,7 @@ export const NodeReport = z.object({
     }),
   ),
   cells: z.array(NodeCellRow),
+  layers: z.array(NodeLayerRow),
   notMeasured: z.array(z.object({ cell: z.string(), group: z.string(), reason: z.string() })),
   comparisons: z.array(NodeComparison),
   /** Computed for 8 GPUs and all layers from what was measured on less; empty where nothing needs it. */
@@ -106,6 +133,8 @@ export const NodeReport = z.object({
 
 export type NodeFigure = z.infer<typeof NodeFigure>;
 export type NodeCellRow = z.infer<typeof NodeCellRow>;
+export type NodeLayerOp = z.infer<typeof NodeLayerOp>;
+export type NodeLayerRow = z.infer<typeof NodeLayerRow>;
 export type NodeComparison = z.infer<typeof NodeComparison>;
 export type NodeTarget = z.infer<typeof NodeTarget>;
 export type NodeGpuUse = z.infer<typeof NodeGpuUse>;

@@ -8,6 +8,7 @@
  *   models.jsonl       one opening of a model a line
  *   rounds.jsonl       one round a line, short names: g generation, i place, c committed ids, d drafted, a accepted, f finish,
  *                      ns device clock of draft and verification, e distinct experts of each mixture layer
+ *   traces.jsonl       one kind of operation of a traced round a line
  *   generations.jsonl  one generation a line: which task of the plan, the harness's clock around it, what its rounds add up to
  *   telemetry.jsonl    one reading of a sensor a line (harness/bundle/rows.ts)
  *   events.jsonl       one thing that happened a line
@@ -56,6 +57,17 @@ export const NodeRoundRow = z.strictObject({
   e: z.array(Count),
 });
 
+/** One kind of operation in the last round of a traced generation; as NodeTraceOp of machine.ts. */
+export const TraceRow = z.strictObject({
+  g: Count,
+  op: z.string().min(1),
+  count: z.int().positive(),
+  totalNs: Nanoseconds,
+  mathNs: Nanoseconds,
+  busyNs: Nanoseconds,
+  slowestNs: Nanoseconds,
+});
+
 export const GenerationFault = z.strictObject({
   /** threw: the machine gave up. refused: it cannot hold the request. malformed: a round was not of the agreed shape. */
   kind: z.enum(['threw', 'refused', 'malformed', 'hung', 'interrupted']),
@@ -78,6 +90,8 @@ export const GenerationRow = z.strictObject({
   tokensDigest: Digest,
   /** sha256 over the logits of the last step; null where the engine does not show them. */
   logitsDigest: Digest.nullable(),
+  /** Rows of traces.jsonl. */
+  traced: Count,
   fault: GenerationFault.nullable(),
 });
 
@@ -85,6 +99,7 @@ export const NODE_ROW_SCHEMAS = {
   'floors.jsonl': FloorRow,
   'models.jsonl': ModelRow,
   'rounds.jsonl': NodeRoundRow,
+  'traces.jsonl': TraceRow,
   'generations.jsonl': GenerationRow,
   'telemetry.jsonl': TelemetryRow,
   'events.jsonl': EventRow,
@@ -126,6 +141,7 @@ export const NodeManifest = z.strictObject({
 export type FloorRow = z.infer<typeof FloorRow>;
 export type ModelRow = z.infer<typeof ModelRow>;
 export type NodeRoundRow = z.infer<typeof NodeRoundRow>;
+export type TraceRow = z.infer<typeof TraceRow>;
 export type GenerationRow = z.infer<typeof GenerationRow>;
 export type GenerationFault = z.infer<typeof GenerationFault>;
 export type NodeManifest = z.infer<typeof NodeManifest>;

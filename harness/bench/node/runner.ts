@@ -2,8 +2,9 @@
  * Runs a plan of the node benchmark and writes down what happened. The machine is not trusted to return, to return the right shape or
  * to end: whatever it does becomes a row. Nothing is concluded here; figures.ts does that from the rows.
  */
+import { z } from 'zod';
 import { tokensDigest } from '../../bundle/digests.ts';
-import { DeviceError, type NodeMachine, type NodeModel, type NodeRound } from './machine.ts';
+import { DeviceError, type NodeMachine, type NodeModel, type NodeRound, type NodeTraceOp } from './machine.ts';
 import {
   corruptionSeed,
   loadSeconds,
@@ -16,7 +17,7 @@ import {
   taskTokens,
 } from './plan.ts';
 import { BLOCK, corrupt } from './profile.ts';
-import { type GenerationFault, NodeRoundRow } from './rows.ts';
+import { type GenerationFault, NodeRoundRow, TraceRow } from './rows.ts';
 import { PRO } from './shape.ts';
 import type { NodeWriter } from './writer.ts';
 
@@ -151,6 +152,7 @@ class NodeRun {
     let ended = began;
     let inside = 0;
     let rounds: NodeRoundRow[] = [];
+    let traces: TraceRow[] = [];
     let logitsDigest: string | null = null;
     let fault: GenerationFault | null = null;
     let failure: unknown = null;
@@ -165,6 +167,7 @@ class NodeRun {
           block: cell.block,
           proposals: this.#proposals(cell, task, plain, maxTokens),
           mode: cell.mode,
+          trace: task.role === 'traced',
         }),
       );
       prefilled = now();
@@ -174,10 +177,16 @@ class NodeRun {
       // What of this call was the prompt's is the engine's to say; its clock counts no further than ours.
       inside = Math.min(decoded.prefillNs, Number(ended - prefilled));
       logitsDigest = await this.#within(limit, 'reading logits', sequence.logitsDigest());
+      const clocks = await this.#within(limit, 'reading clocks', sequence.trace());
       await this.#within(limit, 'closing a sequence', sequence.close());
       const checked = roundRows(g, decoded.rounds);
-      if (typeof checked === 'string') fault = { kind: 'malformed', message: checked };
-      else rounds = checked;
+      const seen = traceRows(g, clocks ?? []);
+      if (typeof checked === 'string' || typeof seen === 'string')
+        fault = { kind: 'malformed', message: typeof checked === 'string' ? checked : String(seen) };
+      else {
+        rounds = checked;
+        traces = seen;
+      }
     } catch (error) {
       ended = now();
       if (prefilled === began) prefilled = ended;
@@ -203,9 +212,11 @@ class NodeRun {
         tokens: tokens.length,
         tokensDigest: tokensDigest(tokens),
         logitsDigest,
+        traced: traces.length,
         fault,
       },
       rounds,
+      traces,
     );
     if (fault !== null) {
       this.#givenUp.add(cell.id);
@@ -259,6 +270,11 @@ function roundRows(g: number, rounds: readonly NodeRound[]): NodeRoundRow[] | st
     rows.push(result.data);
   }
   return rows;
+}
+
+function traceRows(g: number, ops: readonly NodeTraceOp[]): TraceRow[] | string {
+  const result = z.array(TraceRow).safeParse(ops.map((op) => ({ g, ...op })));
+  return result.success ? result.data : `clocks of operations: ${result.error.issues[0]!.message}`;
 }
 
 const FIELDS: Record<string, string> = {

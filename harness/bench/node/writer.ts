@@ -25,6 +25,7 @@ import {
   type NodeRoundRow,
   type NodeRowFileName,
   type TelemetryRow,
+  type TraceRow,
 } from './rows.ts';
 
 type RowOf<N extends NodeRowFileName> = z.infer<(typeof NODE_ROW_SCHEMAS)[N]>;
@@ -85,9 +86,10 @@ export class NodeWriter {
     this.#append('models.jsonl', row);
   }
 
-  /** A generation with all of its rounds; `row.rounds` and `row.tokens` count them. */
-  generation(row: GenerationRow, rounds: readonly NodeRoundRow[]): void {
+  /** A generation with all of its rounds and traces; `row.rounds`, `row.tokens` and `row.traced` count them. */
+  generation(row: GenerationRow, rounds: readonly NodeRoundRow[], traces: readonly TraceRow[]): void {
     for (const round of rounds) this.#files['rounds.jsonl'].append(round);
+    for (const trace of traces) this.#files['traces.jsonl'].append(trace);
     this.#counters.generations += 1;
     this.#counters.rounds += rounds.length;
     this.#counters.tokens += row.tokens;
