@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { NodePlan } from '../bench/node/plan.ts';
 import { NodeReport } from '../bench/node/report.ts';
-import { FloorRow, GenerationRow, ModelRow, NodeManifest, NodeRoundRow } from '../bench/node/rows.ts';
+import { FloorRow, GenerationRow, ModelRow, NodeManifest, NodeRoundRow, TraceRow } from '../bench/node/rows.ts';
 import { Report } from '../report/schema.ts';
 import {
   EventRow,
@@ -43,6 +43,7 @@ const DEFINITIONS = {
   'node-plan': { schema: NodePlan, title: 'plan.json of a node benchmark: what was to be run' },
   'node-generation': { schema: GenerationRow, title: 'A line of generations.jsonl' },
   'node-round': { schema: NodeRoundRow, title: 'A line of rounds.jsonl of a node benchmark' },
+  'node-trace': { schema: TraceRow, title: 'A line of traces.jsonl' },
   'node-model': { schema: ModelRow, title: 'A line of models.jsonl' },
   'node-floor': { schema: FloorRow, title: 'A line of floors.jsonl' },
 } as const;

@@ -8,10 +8,13 @@ import type {
   NodeCellRow,
   NodeComparison,
   NodeFigure,
+  NodeLayerOp,
+  NodeLayerRow,
   NodeReport,
   NodeTarget,
 } from '../../../harness/bench/node/report.ts';
 import type { Interval, Measured, Outcome, Verdict, Warning } from '../../../harness/report/schema.ts';
+import { fixed } from './format.ts';
 import { distinct } from './groups.ts';
 import { ReportError } from './report.ts';
 import { byState, type Check, flag, integer, listOf, nullable, number, object, oneOf, text } from './shape.ts';
@@ -80,6 +83,28 @@ const cell = object<NodeCellRow>({
   figures: listOf(figure),
 });
 
+const layerRow = object<NodeLayerRow>({
+  id: text,
+  layers: integer,
+  gpus: integer,
+  speculation: flag,
+  repeats: integer,
+  labels: listOf(text),
+  totalUs: number,
+  waitUs: number,
+  ops: listOf(
+    object<NodeLayerOp>({
+      op: text,
+      count: integer,
+      totalUs: number,
+      mathUs: number,
+      busyUs: number,
+      slowestUs: number,
+      waitUs: number,
+    }),
+  ),
+});
+
 const target = object<NodeTarget>({
   id: text,
   name: text,
@@ -123,6 +148,7 @@ const report = object<NodeReport>({
     }),
   ),
   cells: listOf(cell),
+  layers: listOf(layerRow),
   notMeasured: listOf(object({ cell: text, group: text, reason: text })),
   comparisons: listOf(comparison),
   projections: listOf(comparison),
@@ -237,6 +263,27 @@ export function cellTable(found: NodeReport, group: string): Table {
     groups: distinct(cells.map(model)).map((title) => ({
       title,
       rows: cells.filter((row) => model(row) === title).map(rowOf),
+    })),
+  });
+}
+
+/** Microseconds of a layer by kind of operation. */
+export function layerTable(found: NodeReport): Table {
+  const cellsOf = (us: readonly number[], labels: readonly string[]): DraftCell[] =>
+    us.map((value) => plainCell(value, fixed(value, 2), labels));
+  return finish({
+    corner: 'operation',
+    columns: ['in all', 'products', 'busy', 'slowest block', 'waiting'],
+    legend: [
+      'Microseconds a layer, medians over the traced repeats, on the first GPU. Busy: mean over thread blocks until results are stored; waiting: the rest.',
+    ],
+    groups: found.layers.map((row) => ({
+      title: `${row.speculation ? 'Speculation on' : 'Speculation off'}, ${row.layers} layers on ${row.gpus} GPU${row.gpus === 1 ? '' : 's'}`,
+      rows: row.ops.map((op) => ({
+        head: op.op,
+        sub: `${op.count} in a round`,
+        cells: cellsOf([op.totalUs, op.mathUs, op.busyUs, op.slowestUs, op.waitUs], row.labels),
+      })),
     })),
   });
 }

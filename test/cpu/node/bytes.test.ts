@@ -15,6 +15,7 @@ import {
   NODE_ROW_FILES,
   type NodeManifest,
   type NodeRoundRow,
+  type TraceRow,
 } from '../../../harness/bench/node/rows.ts';
 import { tokensDigest } from '../../../harness/bundle/digests.ts';
 import { compareTrees, readTree, sealBundle, type Tree, treeOf } from '../../../harness/bundle/tree.ts';
@@ -32,7 +33,7 @@ beforeAll(async () => {
   scratch = mkdtempSync(join(tmpdir(), 'kilotoken-node-bytes-'));
   run = join(scratch, 'run');
   const options = {
-    groups: ['headline' as const, 'lossless' as const, 'block' as const],
+    groups: ['headline' as const, 'lossless' as const, 'block' as const, 'layers' as const],
     losslessTokens: 40,
     repeats: 2,
     tokens: { headline: 32, sweep: 24, plain: 24, reference: 24 },
@@ -100,14 +101,18 @@ function forgeDigests(directory: string): void {
   );
 }
 
+type Change = (rounds: NodeRoundRow[], generations: GenerationRow[], traces: TraceRow[]) => void;
+
 /** A change of rows after which everything else is made to fit. */
-async function forged(change: (rounds: NodeRoundRow[], generations: GenerationRow[]) => void): Promise<string[]> {
+async function forged(change: Change): Promise<string[]> {
   const directory = copy();
   const rounds = rowsOf<NodeRoundRow>(directory, 'rounds.jsonl');
   const generations = rowsOf<GenerationRow>(directory, 'generations.jsonl');
-  change(rounds, generations);
+  const traces = rowsOf<TraceRow>(directory, 'traces.jsonl');
+  change(rounds, generations, traces);
   writeRows(directory, 'rounds.jsonl', rounds);
   writeRows(directory, 'generations.jsonl', generations);
+  writeRows(directory, 'traces.jsonl', traces);
   await forge(directory);
   return checks(directory);
 }
@@ -249,10 +254,11 @@ describe('with every digest made anew', () => {
   });
 
   it('a dropped repeat, a cell that looks bad, is missing from the plan', async () => {
-    const seen = await forged((rounds, generations) => {
+    const seen = await forged((rounds, generations, traces) => {
       const g = generations.find((row) => row.cell === 'headline/agent' && row.role === 'timed')!.g;
       const kept = rounds.filter((row) => row.g !== g).map((row) => ({ ...row, g: row.g > g ? row.g - 1 : row.g }));
       rounds.splice(0, rounds.length, ...kept);
+      for (const row of traces) if (row.g > g) row.g -= 1;
       const left = generations.filter((row) => row.g !== g).map((row, i) => ({ ...row, g: i }));
       generations.splice(0, generations.length, ...left);
     });

@@ -55,7 +55,8 @@ describe('a sound machine', () => {
       expect(checked.findings).toEqual([]);
       expect(checked.outcome).toBe('intact');
       const { plan } = await readNodeRun(directory);
-      const named = [...report.cells.map(({ id }) => id), ...report.notMeasured.map(({ cell }) => cell)].sort();
+      const seen = [...report.cells, ...report.layers].map(({ id }) => id);
+      const named = [...seen, ...report.notMeasured.map(({ cell }) => cell)].sort();
       const due = [
         ...plan.cells.filter(({ group }) => group !== 'record').map(({ id }) => id),
         ...plan.notMeasured.map(({ cell }) => cell),
@@ -89,6 +90,20 @@ describe('a sound machine', () => {
       // Half the bytes a GPU on twice the GPUs; as many layers as here.
       expect(bytes! / here).toBeCloseTo(2, 9);
       expect(layers! / here).toBeCloseTo(1, 9);
+    });
+  });
+
+  it('parts the time of a layer, and times no traced generation', async () => {
+    await bench({ options: { groups: ['headline', 'layers'] } }, async ({ report }, directory) => {
+      const [on, off] = report.layers;
+      expect([on!.id, off!.id]).toEqual(['layers/on', 'layers/off']);
+      // The fake's operations take 1, 2 and 3 us a layer, and seven tenths of it busy.
+      expect(on!.totalUs).toBeCloseTo(6, 9);
+      expect(on!.waitUs).toBeCloseTo(0.3 * 6, 9);
+      expect(on!.repeats).toBe(3);
+      expect(report.cells.some(({ group }) => group === 'layers')).toBe(false);
+      const { generations } = await readNodeRun(directory);
+      for (const { row, traces } of generations) expect(traces.length).toBe(row.role === 'traced' ? 3 : 0);
     });
   });
 

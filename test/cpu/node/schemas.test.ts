@@ -14,7 +14,7 @@ function validator(name: SchemaName) {
 it('every file fits its schema', async () => {
   await withFolder(async (folder) => {
     const run = join(folder, 'run');
-    await fakeBench({ directory: run, options: { groups: ['headline', 'block'] } });
+    await fakeBench({ directory: run, options: { groups: ['headline', 'layers'] } });
     const document = (file: string): unknown => JSON.parse(readFileSync(join(run, file), 'utf8'));
     const check = (name: SchemaName, values: readonly unknown[]): void => {
       const valid = validator(name);
@@ -27,6 +27,7 @@ it('every file fits its schema', async () => {
     check('tree', [document('tree.json')]);
     check('node-round', rowsOf(run, 'rounds.jsonl'));
     check('node-generation', rowsOf(run, 'generations.jsonl'));
+    check('node-trace', rowsOf(run, 'traces.jsonl'));
     check('node-model', rowsOf(run, 'models.jsonl'));
     check('node-floor', rowsOf(run, 'floors.jsonl'));
     check('event', rowsOf(run, 'events.jsonl'));

@@ -7,6 +7,7 @@ import { ablationChart } from '../../../site/src/lib/charts.ts';
 import {
   cellTable,
   comparisonTable,
+  layerTable,
   parseNodeReport,
   readNodeReports,
   reasonsOf,
@@ -87,6 +88,20 @@ describe('tables', () => {
     expect(table.notes.some((note) => note.text === 'assumed acceptance')).toBe(true);
     expect(marked).toMatch(/speculation on, resident kernel",\["[a-z]/);
     expect(marked).toMatch(/speculation off, resident kernel",\[\]/);
+  });
+
+  test('the time of a layer is parted by operation', () => {
+    const table = layerTable(report);
+    expect(table.everywhere).toContain('traced');
+    expect(table.groups.map(({ title }) => title)).toEqual([
+      'Speculation on, 70 layers on 4 GPUs',
+      'Speculation off, 70 layers on 4 GPUs',
+    ]);
+    expect(table.groups[0]!.rows.map((row) => [row.head, row.cells[0]!.value])).toEqual([
+      ['linear', 1],
+      ['experts up', 2],
+      ['experts down', 3],
+    ]);
   });
 
   test('projections say that they are, targets that they are not yet measured', () => {
