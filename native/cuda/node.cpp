@@ -17,29 +17,21 @@
 #include "reference/fp8/device.h"
 #include "reference_node.h"
 
-namespace kilotoken::stack {
-struct Rank;
-}
-
 namespace kilotoken {
 
 namespace {
 
-// What the stack of this build can do beyond one GPU is asked of its interface.
-template <class R>
-constexpr bool kHasRanks = requires { sizeof(R); };
-template <class R>
-constexpr bool kHasFilledContext = requires(R r) { r.filled_context; };
-template <class T>
-constexpr bool kHasSharedRouting = requires(T t) { t.shared_routing; };
+// What the GPU answers while something is made is mostly that it lacks memory; while it decodes, that it is of no more use.
+enum class While { kMaking, kDecoding };
 
-template <class Body>
+template <While kWhile = While::kMaking, class Body>
 auto with_faults(Body body) {
   try {
     return body();
   } catch (const stack::KernelFault& fault) {
     throw fp8::DeviceFault(fault.what());
   } catch (const stack::DeviceError& error) {
+    if constexpr (kWhile == While::kDecoding) throw fp8::DeviceFault(error.what());
     throw EnvironmentFault(error.what());
   } catch (const fp8::RankFault& fault) {
     throw EnvironmentFault(fault.what());
@@ -79,6 +71,7 @@ stack::Mode mode_of(NodeMode mode) {
 }
 
 constexpr size_t kStackRows = 8;  // of a step
+constexpr const char* kNoFp8Experts = "the stack holds MXFP4 experts only";
 
 double mean(const std::vector<long long>& values) {
   double sum = 0;
@@ -116,14 +109,14 @@ class StackSequence final : public NodeSequence {
  public:
   StackSequence(std::unique_ptr<stack::StackSession> session, const NodeRequest& request)
       : session_(std::move(session)), mode_(mode_of(request.mode)), max_tokens_(request.max_tokens), traced_(request.trace) {
-    with_faults([&] {
+    with_faults<While::kDecoding>([&] {
       if (traced_) session_->trace();
       take(session_->run(1, mode_));
     });
   }
 
   void decode() override {
-    with_faults([&] {
+    with_faults<While::kDecoding>([&] {
       const size_t most = std::min<size_t>(max_tokens_, std::numeric_limits<int>::max());
       while (!session_->finished()) {
         auto made = session_->run(static_cast<int>(most), mode_);
@@ -137,7 +130,7 @@ class StackSequence final : public NodeSequence {
   const NodeDecoded& decoded() const override { return decoded_; }
 
   std::vector<float> logits() const override {
-    std::vector<float> rows = with_faults([&] { return session_->logits(/*draft=*/false); });
+    std::vector<float> rows = with_faults<While::kDecoding>([&] { return session_->logits(/*draft=*/false); });
     // Rows beyond those of the step hold whatever was there.
     rows.resize(rows.size() / kStackRows * (1 + rounds_.back().drafted.size()));
     return rows;
@@ -145,7 +138,7 @@ class StackSequence final : public NodeSequence {
 
   std::vector<NodeTraceOp> trace() override {
     if (!traced_) return {};
-    return by_operation(with_faults([&] { return session_->trace(); }));
+    return by_operation(with_faults<While::kDecoding>([&] { return session_->trace(); }));
   }
 
  private:
@@ -162,54 +155,31 @@ class StackSequence final : public NodeSequence {
   NodeDecoded decoded_;
 };
 
-template <class Request>
-void fill_context(Request& request, size_t positions) {
-  if constexpr (kHasFilledContext<Request>) request.filled_context = static_cast<decltype(request.filled_context)>(positions);
-  else if (positions > 0) throw InputFault("the stack of this build prefills every position");
-}
-
-template <class Target>
-void share_routing(Target& target, double share) {
-  if constexpr (kHasSharedRouting<Target>) target.shared_routing = static_cast<decltype(target.shared_routing)>(share);
-  else if (share > 0) throw InputFault("the stack of this build has no shared routing");
-}
-
 // The model over the first GPUs. The stack packs its own copies: nothing of what it is made from outlives the call.
-template <class Stack, class Rank, class Shape>
-std::shared_ptr<Stack> make_stack(const Shape& shape, const NodeSpec& spec) {
-  using namespace stack;
+std::shared_ptr<stack::Stack> make_stack(const NodeSpec& spec) {
+  const SyntheticShape shape = shape_of(spec);
   const int max_context = static_cast<int>(spec.max_context);
-  if constexpr (kHasRanks<Rank>) {
-    std::vector<DraftShape> drafts;
-    std::vector<std::unique_ptr<WeightSource>> sources;
-    std::vector<Rank> ranks;
-    drafts.reserve(spec.gpus);
-    for (uint32_t rank = 0; rank < spec.gpus; ++rank) {
-      const SyntheticShard shard{rank, spec.gpus};
-      drafts.push_back(synthetic_draft_part(shape, shard));
-      sources.push_back(synthetic_source_part(spec.seed, shape, shard));
-      ranks.push_back(Rank{static_cast<int>(rank), synthetic_target_part(shape, shard, max_context), &drafts.back(), sources.back().get()});
-      share_routing(ranks.back().target, spec.shared_routing);
-    }
-    return Stack::make_parallel(ranks);
-  } else {
-    if (spec.gpus > 1) throw InputFault("the stack of this build runs on one GPU");
-    TargetShape target = synthetic_target(shape, {}, max_context);
-    share_routing(target, spec.shared_routing);
-    const DraftShape draft = synthetic_draft(shape, {});
-    const auto source = synthetic_source(spec.seed, shape, {});
-    return Stack::make(0, target, &draft, *source);
+  std::vector<stack::DraftShape> drafts;
+  std::vector<std::unique_ptr<stack::WeightSource>> sources;
+  std::vector<stack::Rank> ranks;
+  drafts.reserve(spec.gpus);
+  for (uint32_t rank = 0; rank < spec.gpus; ++rank) {
+    const SyntheticShard shard{rank, spec.gpus};
+    if (const char* misfit = synthetic_misfit(shape, shard)) throw InputFault(std::string("pro-synthetic: ") + misfit);
+    drafts.push_back(stack::synthetic_draft_part(shape, shard));
+    sources.push_back(stack::synthetic_source_part(spec.seed, shape, shard));
+    stack::TargetShape target = stack::synthetic_target_part(shape, shard, max_context);
+    target.shared_routing = static_cast<float>(spec.shared_routing);
+    ranks.push_back({static_cast<int>(rank), std::move(target), &drafts.back(), sources.back().get()});
   }
+  return stack::Stack::make_parallel(ranks);
 }
 
 class StackNode final : public NodeModel {
  public:
   explicit StackNode(const NodeSpec& spec) {
-    if (spec.fp8_experts) throw InputFault(inspect_node().fp8_experts);
-    const SyntheticShape shape = shape_of(spec);
-    for (uint32_t rank = 0; rank < spec.gpus; ++rank)
-      if (const char* misfit = synthetic_misfit(shape, {rank, spec.gpus})) throw InputFault(std::string("pro-synthetic: ") + misfit);
-    stack_ = with_faults([&] { return make_stack<stack::Stack, stack::Rank>(shape, spec); });
+    if (spec.fp8_experts) throw InputFault(kNoFp8Experts);
+    stack_ = with_faults([&] { return make_stack(spec); });
   }
 
   size_t weight_bytes() const override { return stack_->weight_bytes(); }
@@ -217,12 +187,12 @@ class StackNode final : public NodeModel {
   std::unique_ptr<NodeSequence> generate(const NodeRequest& from) override {
     stack::Request request;
     request.prompt = from.prompt;
-    fill_context(request, from.filled_context);
+    request.filled_context = static_cast<int>(from.filled_context);
     request.max_tokens = from.max_tokens;
     request.block_size = from.block;
-    // By position, the filled ones counted: nothing stands in for what is not output.
+    // By position from the prompt's first token: nothing stands in for the prompt.
     if (!from.proposals.empty()) {
-      request.proposals.assign(from.filled_context + from.prompt.size(), 0);
+      request.proposals.assign(from.prompt.size(), 0);
       request.proposals.insert(request.proposals.end(), from.proposals.begin(), from.proposals.end());
     }
     auto session = with_faults([&] { return stack_->open(request); });
@@ -302,15 +272,6 @@ class PlainNode final : public NodeModel {
   std::shared_ptr<ReferenceNode> node_;
 };
 
-template <class Rank, class Request, class Target>
-void add_lacks(NodeReport& report) {
-  report.fp8_experts = "the stack holds MXFP4 experts only";
-  if constexpr (!kHasFilledContext<Request>) report.filled_context = "the stack of this build prefills every position";
-  if constexpr (!kHasSharedRouting<Target>) report.shared_routing = "the stack of this build has no shared routing";
-  if constexpr (!kHasRanks<Rank>)
-    if (report.gpus.size() > 1) report.gpus.resize(1);
-}
-
 }  // namespace
 
 NodeReport inspect_node() {
@@ -334,7 +295,7 @@ NodeReport inspect_node() {
     }
     report.gpus.push_back(std::move(found));
   }
-  add_lacks<stack::Rank, stack::Request, stack::TargetShape>(report);
+  report.fp8_experts = kNoFp8Experts;
   return report;
 }
 
