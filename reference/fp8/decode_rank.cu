@@ -25,7 +25,7 @@ namespace kilotoken::fp8 {
 namespace {
 
 constexpr uint32_t kBlocksForKeys = 528;  // four an SM, over all key/value heads
-constexpr uint32_t kWindowSplits = 4;
+constexpr uint32_t kWindowSplits = 8;
 constexpr int32_t kNoToken = -1;
 constexpr uint32_t kLooksAQuery = 1u << 14;
 
@@ -93,6 +93,8 @@ uint64_t decode_bytes(const SyntheticShape& shape, SyntheticShard rank, const De
 
 const char* decode_misfit(const TargetPlan& plan, const DecodeOptions& options) {
   if (plan.experts_per_token > kMostExpertsPerToken) return "more experts a token than the router kernel takes";
+  if (options.build == Build::kStandard && (plan.experts > 32 * kCandidates || plan.experts_per_token > 32 || plan.hidden > kNormThreads * kNormHeld))
+    return "more experts than 512, more of them a token than 32, or a hidden width above 8192";
   for (const LayerPlan& layer : plan.layers)
     if (options.build == Build::kStandard && !standard_attention_fits(head_layout(layer.attention)))
       return "heads of other sizes than 192 and 128, or not 8 or 16 of them to a key/value head";
@@ -118,6 +120,7 @@ struct DecodeRank::State {
   Array<int32_t> id, experts;
   Array<uint32_t> place;  // the position, on the device
   Array<uint8_t> touched, codes;
+  Array<Best> bests;
   Array<float> hidden, normed, rounded, scales, branch, parts_of_ranks, qkv, heads_out, scores, denominators, parts, tops, masses, router, expert_weights, gate, up,
       expert_out, logits_part, logits;
 
@@ -185,6 +188,7 @@ struct DecodeRank::State {
     expert_out.grow(k * hidden_size);
     logits_part.grow(plan.vocab);
     logits.grow(vocab);
+    bests.grow(token_blocks(vocab));
     check(cudaMemsetAsync(id.data(), 0, sizeof(int32_t), stream), "clearing");
     check(cudaMemsetAsync(place.data(), 0, sizeof(uint32_t), stream), "clearing");
     check(cudaDeviceSynchronize(), "making a rank");
@@ -318,7 +322,8 @@ struct DecodeRank::State {
     sigmoid(router.data(), plan.experts, router.data(), stream);
     mark("sigmoid");
     const RouterRule rule{static_cast<uint32_t>(plan.experts), static_cast<uint32_t>(k), plan.normalise_expert_weights, plan.routed_scale};
-    choose_experts(rule, router.data(), w.correction_bias.data(), 1, chosen, expert_weights.data(), touched.data(), stream);
+    if (standard()) standard_choose_experts(rule, router.data(), w.correction_bias.data(), chosen, expert_weights.data(), stream);
+    else choose_experts(rule, router.data(), w.correction_bias.data(), 1, chosen, expert_weights.data(), touched.data(), stream);
     mark("choice of experts");
     const Input in = input(w.ffn.gate, normed.data(), 1, plan.hidden);
     apply_experts("expert gate", w.ffn.gate, chosen, k, in, gate.data());
@@ -352,8 +357,8 @@ struct DecodeRank::State {
       if (collective) others->all_gather(logits_part.data(), plan.vocab, logits.data(), stream);
       mark("gather of logits");
     }
-    choose_token(logits.data(), vocab, id.data(), place.data(), stream);
-    mark("choice of token");
+    choose_token(logits.data(), vocab, bests.data(), id.data(), place.data(), stream);
+    mark("choice of token", 2);
     ++position;
   }
 

@@ -9,7 +9,7 @@
 
 namespace kilotoken::fp8 {
 
-inline constexpr uint32_t kSplitKeys = 32;  // the least a block takes
+inline constexpr uint32_t kSplitKeys = 16;  // the least a block takes
 inline constexpr uint32_t kTileKeys = 16;
 inline constexpr uint32_t kStandardHeadDim = 192, kStandardValueDim = 128;
 inline constexpr uint32_t kPaddedDim = kStandardHeadDim + 4;  // rows of 16 bytes on different banks

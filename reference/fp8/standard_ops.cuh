@@ -1,12 +1,15 @@
 // The small ops of a step of one row as an engine without fusion would have them: the same functions as quantise_activation.cuh, rmsnorm.cuh,
-// rope_cache.cuh, with as many threads as the work has, and the position read from the device, so that a CUDA graph of a step can be
+// rope_cache.cuh and router.cuh, with as many threads as the work has, and the position read from the device, so that a CUDA graph of a step can be
 // launched again for the next token. Also what only sharded ranks need: the sum of their parts, and the choice of the token.
 #pragma once
+
+#include <stdexcept>
 
 #include "core/philox.h"
 #include "core/ties.h"
 #include "quantise_activation.cuh"
 #include "rope_cache.cuh"
+#include "router.cuh"
 
 namespace kilotoken::fp8 {
 
@@ -39,15 +42,24 @@ inline void standard_quantise(const float* x, size_t count, uint8_t* codes, floa
   check(cudaGetLastError(), "launching a quantisation");
 }
 
-// ---- RMSNorm: one block; a thread's elements ascending, threads by halving, warps ascending ----
+// ---- RMSNorm: one block; a thread's elements ascending, threads by halving, warps ascending by halving ----
 
 inline constexpr int kNormThreads = 1024;
+inline constexpr int kNormHeld = 8;  // elements of a row that a thread keeps
 
 static __global__ void __launch_bounds__(kNormThreads) standard_rmsnorm_kernel(const float* x, const float* weight, uint32_t cols, float epsilon, float* y) {
   __shared__ float parts[kNormThreads / 32];
   __shared__ float inverse;
+  float held[kNormHeld], scale[kNormHeld];
+#pragma unroll
+  for (int k = 0; k < kNormHeld; ++k) {
+    const uint32_t i = threadIdx.x + k * kNormThreads;
+    held[k] = i < cols ? x[i] : 0.0f;
+    scale[k] = i < cols ? weight[i] : 0.0f;
+  }
   float squares = 0.0f;
-  for (uint32_t i = threadIdx.x; i < cols; i += kNormThreads) squares = fmaf(x[i], x[i], squares);
+#pragma unroll
+  for (int k = 0; k < kNormHeld; ++k) squares = fmaf(held[k], held[k], squares);
   for (int stride = 16; stride > 0; stride /= 2) squares = squares + __shfl_down_sync(kWarp, squares, stride);
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = squares;
   __syncthreads();
@@ -57,11 +69,16 @@ static __global__ void __launch_bounds__(kNormThreads) standard_rmsnorm_kernel(c
     if (threadIdx.x == 0) inverse = 1.0f / sqrtf(sum / static_cast<float>(cols) + epsilon);
   }
   __syncthreads();
-  for (uint32_t i = threadIdx.x; i < cols; i += kNormThreads) y[i] = x[i] * inverse * weight[i];
+#pragma unroll
+  for (int k = 0; k < kNormHeld; ++k) {
+    const uint32_t i = threadIdx.x + k * kNormThreads;
+    if (i < cols) y[i] = held[k] * inverse * scale[k];
+  }
 }
 
-// x, y: [cols], apart.
+// x, y: [cols], at most 8192.
 inline void standard_rmsnorm(const float* x, const float* weight, size_t cols, float epsilon, float* y, cudaStream_t stream) {
+  if (cols > kNormThreads * kNormHeld) throw std::logic_error("a row that the standard norm cannot hold");
   standard_rmsnorm_kernel<<<1, kNormThreads, 0, stream>>>(x, weight, static_cast<uint32_t>(cols), epsilon, y);
   check(cudaGetLastError(), "launching a norm");
 }
@@ -117,35 +134,106 @@ inline void sum_ranks(const float* parts, size_t ranks, size_t count, float* y, 
   check(cudaGetLastError(), "launching the sum over ranks");
 }
 
-// The greedy token of a row of logits becomes the next input, and the position moves on. One block.
-static __global__ void __launch_bounds__(1024) choose_token_kernel(const float* logits, uint32_t vocab, int32_t* id, uint32_t* position) {
-  __shared__ float values[32];
-  __shared__ int ids[32];
-  float best = 0.0f;
-  int best_id = -1;
-  const auto meet = [&](float value, int i) {
-    if (i >= 0 && (best_id < 0 || ranks_before(value, i, best, best_id))) best = value, best_id = i;
-  };
-  for (uint32_t i = threadIdx.x; i < vocab; i += blockDim.x) meet(logits[i], static_cast<int>(i));
+// The greedy token of a row of logits becomes the next input, and the position moves on: the best of each 1024 logits, then the best of those.
+struct Best {
+  float value;
+  int32_t id;  // below 0: none yet
+
+  __device__ void meet(float other, int other_id) {
+    if (other_id >= 0 && (id < 0 || ranks_before(other, other_id, value, id))) value = other, id = other_id;
+  }
+};
+
+// Of all 1024 threads of a block; valid in thread 0.
+__device__ inline Best best_of_block(Best best) {
+  __shared__ Best bests[32];
   const auto fold = [&] {
     for (int stride = 16; stride > 0; stride /= 2) {
-      const float other = __shfl_xor_sync(kWarp, best, stride);
-      const int other_id = __shfl_xor_sync(kWarp, best_id, stride);
-      meet(other, other_id);
+      const float other = __shfl_xor_sync(kWarp, best.value, stride);
+      const int other_id = __shfl_xor_sync(kWarp, best.id, stride);
+      best.meet(other, other_id);
     }
   };
   fold();
-  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, ids[threadIdx.x / 32] = best_id;
+  if (threadIdx.x % 32 == 0) bests[threadIdx.x / 32] = best;
   __syncthreads();
-  if (threadIdx.x >= 32) return;
-  best = values[threadIdx.x], best_id = ids[threadIdx.x];
-  fold();
-  if (threadIdx.x == 0) *id = best_id, *position = *position + 1;
+  if (threadIdx.x < 32) {
+    best = bests[threadIdx.x];
+    fold();
+  }
+  return best;
 }
 
-inline void choose_token(const float* logits, size_t vocab, int32_t* id, uint32_t* position, cudaStream_t stream) {
-  choose_token_kernel<<<1, 1024, 0, stream>>>(logits, static_cast<uint32_t>(vocab), id, position);
+static __global__ void __launch_bounds__(1024) best_logits_kernel(const float* logits, uint32_t vocab, Best* bests) {
+  const uint32_t i = blockIdx.x * 1024 + threadIdx.x;
+  const Best best = best_of_block(i < vocab ? Best{logits[i], static_cast<int32_t>(i)} : Best{0.0f, -1});
+  if (threadIdx.x == 0) bests[blockIdx.x] = best;
+}
+
+static __global__ void __launch_bounds__(1024) choose_token_kernel(const Best* bests, uint32_t count, int32_t* id, uint32_t* position) {
+  Best best{0.0f, -1};
+  for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) best.meet(bests[i].value, bests[i].id);
+  best = best_of_block(best);
+  if (threadIdx.x == 0) *id = best.id, *position = *position + 1;
+}
+
+inline size_t token_blocks(size_t vocab) { return (vocab + 1023) / 1024; }
+
+// bests: [token_blocks(vocab)], scratch.
+inline void choose_token(const float* logits, size_t vocab, Best* bests, int32_t* id, uint32_t* position, cudaStream_t stream) {
+  best_logits_kernel<<<static_cast<unsigned>(token_blocks(vocab)), 1024, 0, stream>>>(logits, static_cast<uint32_t>(vocab), bests);
   check(cudaGetLastError(), "launching the choice of the token");
+  choose_token_kernel<<<1, 1024, 0, stream>>>(bests, static_cast<uint32_t>(token_blocks(vocab)), id, position);
+  check(cudaGetLastError(), "launching the choice of the token");
+}
+
+// ---- router: the experts and weights of router.cuh, a warp that keeps all candidates in registers ----
+
+inline constexpr uint32_t kCandidates = 16;  // a lane
+
+static __global__ void standard_choose_experts_kernel(RouterRule rule, const float* p, const float* bias, int32_t* experts, float* weights) {
+  const uint32_t lane = threadIdx.x;
+  Best candidates[kCandidates];
+#pragma unroll
+  for (uint32_t i = 0; i < kCandidates; ++i) {
+    const uint32_t e = lane + 32 * i;
+    candidates[i] = e < rule.experts ? Best{p[e] + bias[e], static_cast<int32_t>(e)} : Best{0.0f, -1};
+  }
+  int mine = -1;  // lane s keeps the expert of slot s
+  for (uint32_t slot = 0; slot < rule.chosen; ++slot) {
+    Best best{0.0f, -1};
+#pragma unroll
+    for (uint32_t i = 0; i < kCandidates; ++i) best.meet(candidates[i].value, candidates[i].id);
+    for (int stride = 16; stride > 0; stride /= 2) {
+      const float other = __shfl_xor_sync(kWarp, best.value, stride);
+      const int other_id = __shfl_xor_sync(kWarp, best.id, stride);
+      best.meet(other, other_id);
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kCandidates; ++i)
+      if (candidates[i].id == best.id) candidates[i].id = -1;
+    if (lane == slot) mine = best.id;
+  }
+  uint32_t place = 0;  // in ascending order of expert
+  for (uint32_t s = 0; s < rule.chosen; ++s) {
+    const int other = __shfl_sync(kWarp, mine, static_cast<int>(s));
+    place += other < mine;
+  }
+  const float own = lane < rule.chosen ? p[mine] : 0.0f;
+  float total = 0.0f;
+  for (uint32_t at = 0; at < rule.chosen; ++at) {
+    const unsigned holder = __ballot_sync(kWarp, lane < rule.chosen && place == at);
+    total = total + __shfl_sync(kWarp, own, __ffs(static_cast<int>(holder)) - 1);
+  }
+  const float divisor = rule.normalise ? total + 1e-20f : 1.0f;
+  if (lane < rule.chosen) experts[place] = mine, weights[place] = own / divisor * rule.scale;
+}
+
+// p, bias: [experts], at most 512; experts, weights: [chosen], at most 32, in ascending order of expert.
+inline void standard_choose_experts(const RouterRule& rule, const float* p, const float* bias, int32_t* experts, float* weights, cudaStream_t stream) {
+  if (rule.experts > 32 * kCandidates || rule.chosen > 32) throw std::logic_error("more experts than the standard router holds");
+  standard_choose_experts_kernel<<<1, 32, 0, stream>>>(rule, p, bias, experts, weights);
+  check(cudaGetLastError(), "launching the router");
 }
 
 // ---- a context that nobody computed ----

@@ -205,7 +205,7 @@ void linears(const Stream& stream) {
 
 void small_ops(const Stream& stream) {
   Worst norm;
-  for (const size_t cols : {128, 512, 6144, 6272}) {
+  for (const size_t cols : {128, 512, 6144, 8192}) {
     const std::vector<float> x = normals(cols, 3.0f), weight = normals(cols);
     const Guarded<float> in(x), w(weight), out(cols);
     standard_rmsnorm(in.data(), w.data(), cols, 1e-5f, out.data(), stream);
@@ -257,7 +257,8 @@ void small_ops(const Stream& stream) {
     const Guarded<float> in(logits);
     const Guarded<int32_t> id(1);
     const Guarded<uint32_t> place(std::vector<uint32_t>{41});
-    choose_token(in.data(), logits.size(), id.data(), place.data(), stream);
+    const Guarded<Best> bests(token_blocks(logits.size()));
+    choose_token(in.data(), logits.size(), bests.data(), id.data(), place.data(), stream);
     stream.wait();
     kilotoken::tally::that(place.host("choice")[0] == 42, "the choice of the token does not move the position");
     const int expected = argmax(logits.data(), static_cast<int>(logits.size())), got = id.host("choice")[0];
@@ -273,6 +274,26 @@ void small_ops(const Stream& stream) {
     chosen(std::vector<float>(vocab, 0.0f));
   }
 
+  // The router has the bits of router.cuh: with ties, with a NaN, with all experts chosen.
+  for (const auto& [experts, count] : {std::pair<uint32_t, uint32_t>{16, 4}, {384, 8}, {512, 32}, {32, 32}, {33, 1}})
+    for (const int kind : {0, 1, 2}) {
+      std::vector<float> p = normals(experts), bias = normals(experts, 0.1f);
+      for (float& v : p) v = 1.0f / (1.0f + std::exp(-v));
+      if (kind == 1)
+        for (uint32_t e = 0; e < experts; ++e) p[e] = 0.5f, bias[e] = e % 3 == 0 ? 0.0f : bias[e];
+      if (kind == 2) p[experts / 2] = std::nanf("");
+      const RouterRule rule{experts, count, true, 1.5f};
+      const Guarded<float> scores(p), b(bias), weights(count), expected_weights(count);
+      const Guarded<int32_t> ids(count), expected(count);
+      const Guarded<uint8_t> touched(experts);
+      standard_choose_experts(rule, scores.data(), b.data(), ids.data(), weights.data(), stream);
+      choose_experts(rule, scores.data(), b.data(), 1, expected.data(), expected_weights.data(), touched.data(), stream);
+      stream.wait();
+      const std::vector<float> x = weights.host("router"), y = expected_weights.host("router");
+      kilotoken::tally::that(ids.host("router") == expected.host("router"), "router: other experts of %u than router.cuh, case %d", experts, kind);
+      kilotoken::tally::that(std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0, "router: other weights of %u than router.cuh, case %d", experts, kind);
+    }
+
   // A head's context is the same whoever holds it.
   const Guarded<float> whole(5 * 4 * 128), part(5 * 2 * 128);
   fill_context(3, 7, 0, 4, 128, 5, 1.0f, whole.data(), stream);
@@ -286,7 +307,7 @@ void small_ops(const Stream& stream) {
   for (const float v : w) squares += static_cast<double>(v) * v;
   kilotoken::tally::that(differing == 0, "%zu values of a filled context differ between ranks", differing);
   kilotoken::tally::that(std::fabs(squares / static_cast<double>(w.size()) - 1.0) < 0.1, "a filled context has the mean square %.3f", squares / static_cast<double>(w.size()));
-  std::printf("%-28s compared\n", "rope, cache, ranks, choice");
+  std::printf("%-28s compared\n", "rope, cache, ranks, choices");
 }
 
 // ---- attention ----
@@ -305,7 +326,7 @@ void attention_of(const char* what, const Stream& stream) {
   for (const auto& [q_heads, kv_heads] : {std::pair<uint32_t, uint32_t>{16, 1}, {8, 1}, {32, 2}})
     for (const uint32_t window : {0u, 128u})
       for (const uint32_t position : {0u, 6u, 31u, 32u, 127u, 128u, 700u, 2600u})
-        for (const uint32_t splits : {4u, 32u}) {
+        for (const uint32_t splits : {8u, 32u}) {
           const bool sink = window != 0;
           const HeadLayout layout{kv_heads, q_heads, kv_heads, 192, 128};
           const uint32_t count = position + 1, shared = q_heads / kv_heads;
