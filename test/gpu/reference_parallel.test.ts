@@ -1,6 +1,6 @@
 /**
  * The plain reference over several ranks, by its C++ programs on a Hopper GPU: ops against double and against the one-GPU engine, ranks of a
- * small shape on one GPU, and the true shape on one GPU. Several GPUs: `build/gpu/reference_parallel check 2`. Without the programs or a GPU
+ * small shape on one GPU, the true shape on one GPU, two processes on two. Several GPUs: `build/gpu/reference_parallel check 2`. Without the programs or a GPU
  * every test here is skipped, and counted as skipped.
  */
 import { spawnSync } from 'node:child_process';
@@ -21,6 +21,11 @@ function lack(): string | null {
 }
 const missing = lack();
 
+function gpuCount(): number {
+  const listed = spawnSync('nvidia-smi', ['--list-gpus'], { encoding: 'utf8' });
+  return listed.status === 0 ? listed.stdout.trim().split('\n').length : 0;
+}
+
 describe.skipIf(missing !== null)(
   `the plain reference over ranks, ${missing === null ? 'on this GPU' : `SKIPPED: ${missing}`}`,
   () => {
@@ -33,5 +38,15 @@ describe.skipIf(missing !== null)(
       expect(`${run.stdout}${run.stderr}`).toMatch(/: \d+ checks passed, 0 failed\n$/);
       expect(run.status).toBe(0);
     });
+
+    test.skipIf(gpuCount() < 2)(
+      'two processes meet, decode, and end when one is killed (needs two GPUs)',
+      { timeout: 300_000 },
+      () => {
+        const run = spawnSync(path.join(ROOT, 'test/gpu/reference_ranks.sh'), [PROGRAMS], { encoding: 'utf8' });
+        expect(run.stdout).not.toContain('FAILED');
+        expect(run.status).toBe(0);
+      },
+    );
   },
 );
