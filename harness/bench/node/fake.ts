@@ -46,6 +46,8 @@ export interface FakeOptions {
   readonly fault?: FakeFault;
   /** Clock of the run, moved forward by what the formula says a call took; null: calls take no time. */
   readonly clock?: FakeClock;
+  /** How many times longer everything takes than its formula says, to the clock alone. */
+  readonly pace?: number;
 }
 
 /** A monotonic clock that moves only when told. */
@@ -107,7 +109,7 @@ export class FakeMachine implements NodeMachine {
     if (need > memory || (fault?.kind === 'out-of-memory' && spec.layers >= fault.layers)) {
       throw new EnvironmentError(`out of memory: ${need} bytes of ${memory}`);
     }
-    this.#options.clock?.advance(2e9);
+    this.#options.clock?.advance(2e9 * (this.#options.pace ?? 1));
     return {
       weightBytes: Math.round(need * 0.9),
       generate: (request) => this.#generate(spec, request),
@@ -116,7 +118,7 @@ export class FakeMachine implements NodeMachine {
   }
 
   async #generate(spec: NodeModelSpec, request: NodeRequest): Promise<NodeSequence> {
-    const { fault, clock } = this.#options;
+    const { fault, clock, pace = 1 } = this.#options;
     const number = this.#generations++;
     if (request.prompt.length + request.filledContext + request.maxTokens > spec.maxContext)
       throw new InputError('the request exceeds the context of the model');
@@ -130,7 +132,7 @@ export class FakeMachine implements NodeMachine {
       decode: async () => {
         if (fault?.kind === 'hangs' && fault.generation === number) return new Promise(() => {});
         if (fault?.kind === 'kernel-fault' && fault.generation === number) throw new DeviceError(fault.message);
-        clock?.advance((Number.isFinite(elapsed) ? elapsed : 1e6) + 20e3);
+        clock?.advance(pace * ((Number.isFinite(elapsed) ? elapsed : 1e6) + 20e3));
       },
       decoded: async () => ({ rounds, prefillNs: 0 }),
       logitsDigest: async () => `sha256:${createHash('sha256').update(text).digest('hex')}`,

@@ -63,6 +63,8 @@ class NodeRun {
   readonly #givenUp = new Set<string>();
   #open: { readonly id: string; readonly model: NodeModel } | null = null;
   #number = 0;
+  /** What the plan thought of the stages that were run. */
+  #estimated = 0;
 
   constructor(context: NodeRunContext) {
     this.#context = context;
@@ -86,23 +88,20 @@ class NodeRun {
     writer.floor({ t_ns, kind: 'read', gpus, bytesPerSecond: [...bytesPerSecond], method });
   }
 
-  async stage(stage: PlanStage, later: readonly PlanStage[]): Promise<void> {
+  async stage(stage: PlanStage, rest: readonly PlanStage[]): Promise<void> {
     const { writer, plan, progress } = this.#context;
     const elapsed = writer.t() / 1e9;
-    // What matters more keeps its time, and what it takes to make its model.
-    let last = this.#open?.id;
-    const needs = [stage, ...later.filter((other) => other.priority < stage.priority)].reduce((sum, one) => {
-      const model = plan.models.find(({ id }) => id === one.model)!;
-      const load = one.model === last ? 0 : loadSeconds(model);
-      last = one.model;
-      return sum + load + one.estimateSeconds;
-    }, 0);
+    // What matters more keeps its time, and what it takes to make its model; estimates are as far off as they were so far.
+    const pace = this.#estimated === 0 ? 1 : elapsed / this.#estimated;
+    const later = rest.filter((other) => other.priority < stage.priority);
+    const needs = pace * this.#estimate([stage, ...later]);
     if (stage.priority > 1 && elapsed + needs > plan.input.budgetSeconds) {
       const reason = `left out after ${elapsed.toFixed(0)} s: it no longer fits the budget of ${plan.input.budgetSeconds} s`;
       writer.event({ t_ns: writer.t(), kind: 'stage-left-out', stage: stage.id, reason });
       progress(`${stage.id}: ${reason}`);
       return;
     }
+    this.#estimated += this.#estimate([stage]);
     const model = await this.#modelFor(stage);
     if (model === null) return;
     writer.event({ t_ns: writer.t(), kind: 'stage-start', stage: stage.id });
@@ -113,6 +112,18 @@ class NodeRun {
     }
     writer.event({ t_ns: writer.t(), kind: 'stage-end', stage: stage.id });
     writer.flush();
+  }
+
+  /** Seconds by the plan, models that are not open now to be made. */
+  #estimate(stages: readonly PlanStage[]): number {
+    let open = this.#open?.id;
+    let seconds = 0;
+    for (const stage of stages) {
+      if (stage.model !== open) seconds += loadSeconds(this.#context.plan.models.find(({ id }) => id === stage.model)!);
+      open = stage.model;
+      seconds += stage.estimateSeconds;
+    }
+    return seconds;
   }
 
   async #modelFor(stage: PlanStage): Promise<NodeModel | null> {

@@ -54,6 +54,10 @@ const DRAFT_FC = PRO.hidden * PRO.draftTaps * PRO.hidden * 2;
 const DRAFT_LAYER =
   2 * PRO.hidden * (2 * PRO.qHeads * PRO.draftHeadDim + 2 * PRO.kvHeads * PRO.draftHeadDim + 3 * PRO.draftWidth);
 
+/** Keys and values of one position of one layer, BF16. */
+const KV = PRO.kvHeads * (PRO.headDim + PRO.valueDim) * 2;
+const KV_DRAFT = PRO.kvHeads * 2 * PRO.draftHeadDim * 2;
+
 /** One expert of one layer: gate, up and down. MXFP4: 4 bits a weight and a byte of scale for 32. */
 export function expertBytes(format: ExpertFormat): number {
   const weights = 3 * PRO.hidden * PRO.expertWidth;
@@ -92,13 +96,12 @@ export function stepBytes(step: {
 
 /** Keys and values in BF16: all of `context` in global layers, at most a window of `kept` in the others. */
 function kvBytes(layers: number, context: number, kept: number): number {
-  const position = PRO.kvHeads * (PRO.headDim + PRO.valueDim) * 2;
   const global = globalLayers(layers);
-  return position * (global * context + (layers - global) * Math.min(PRO.window, kept));
+  return KV * (global * context + (layers - global) * Math.min(PRO.window, kept));
 }
 
 function draftKvBytes(context: number): number {
-  return PRO.draftLayers * PRO.kvHeads * 2 * PRO.draftHeadDim * 2 * Math.min(PRO.draftWindow, context);
+  return PRO.draftLayers * KV_DRAFT * Math.min(PRO.draftWindow, context);
 }
 
 /** Room for activations, instruction lists and what the driver keeps, and for a library of collectives: allowances, not measurements. */
@@ -106,8 +109,8 @@ const WORKSPACE_BYTES = 2 ** 30;
 const COLLECTIVES_BYTES = 1.5 * 2 ** 30;
 
 /**
- * What one of `gpus` GPUs holds, estimated: embedding, router and the draft's fc whole, all else divided; the caches at their full
- * length; two expert matrices of a layer on their way into their final form; and room to work. Without a draft it is the plain
+ * What one of `gpus` GPUs holds, estimated: embedding, router and the draft's fc whole, all else divided; the caches of every layer at
+ * their full length, windows or not; two expert matrices of a layer on their way into their final form; and room to work. Without a draft it is the plain
  * reference, whose collectives are a library's.
  */
 export function gpuBytes(model: {
@@ -126,8 +129,8 @@ export function gpuBytes(model: {
     DENSE +
     HEAD +
     mixture * expertsOfLayer +
-    (model.draft ? PRO.draftLayers * DRAFT_LAYER + draftKvBytes(maxContext) : 0) +
-    kvBytes(layers, maxContext, maxContext);
+    (model.draft ? PRO.draftLayers * (DRAFT_LAYER + KV_DRAFT * maxContext) : 0) +
+    layers * KV * maxContext;
   const staging = mixture > 0 ? (2 / 3) * expertsOfLayer : 0;
   return whole + (divided + staging) / gpus + WORKSPACE_BYTES + (model.draft ? 0 : COLLECTIVES_BYTES);
 }
