@@ -306,6 +306,7 @@ std::shared_ptr<NodeModel> open_node(const NodeSpec& spec) {
 }
 
 NodeReadCeiling node_read_ceiling(uint32_t gpus) {
+  for (uint32_t gpu = 0; gpu < gpus; ++gpu) fp8::require_device(static_cast<int>(gpu));
   NodeReadCeiling ceiling;
   ceiling.bytes_per_second.resize(gpus);
   ceiling.method = "bulk copies into shared memory, best median over ring sizes";
