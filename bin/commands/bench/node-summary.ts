@@ -10,7 +10,7 @@ export function printNodeReport(report: NodeReport): void {
     const bytes = weightBytes === null ? '' : `, ${(weightBytes / 1e9).toFixed(1)} GB of weights on the first GPU`;
     print(
       lack === null
-        ? `${id}: ${layers} layers on ${gpus} GPUs, made in ${loadSeconds.toFixed(1)} s${bytes}`
+        ? `${id}: ${layers} layers on ${gpus} GPU${gpus === 1 ? '' : 's'}, made in ${loadSeconds.toFixed(1)} s${bytes}`
         : `${id}: ${lack}`,
     );
   }
@@ -71,7 +71,7 @@ export function printNodeReport(report: NodeReport): void {
   }
   for (const warning of report.warnings) print(`${paint('yellow', 'warning')}: ${warning}`);
   print('');
-  print(`Every number here: ${report.labels.join('; ') || 'no cell was measured'}.`);
+  print(`Labels, each where it applies: ${report.labels.join('; ') || 'none, for no cell was measured'}.`);
   print(targetTable(report));
   const headline = report.cells.filter((cell) => cell.group === 'headline');
   if (headline.length > 0) {

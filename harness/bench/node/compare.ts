@@ -211,25 +211,29 @@ export class Comparer {
       return comparisons.find((each) => each.id === id)?.figure ?? untold('the cells were not measured');
     };
     const ceiling = readCeiling(this.#run, 8);
-    const speed = (sums: CellSums): number => sums.tokensPerSecond;
+    // Draws that happened to accept more than was stated are not to reach a target.
+    const speed =
+      (target: number) =>
+      (sums: CellSums): number =>
+        Math.min(sums.tokensPerSecond, target / sums.step);
     const list: Omit<NodeTarget, 'outcome'>[] = [
       {
         id: 'speed-6.30',
-        name: 'Tokens per second at acceptance 6.30',
+        name: 'Tokens per second at acceptance 6.30, realised or stated, whichever gives fewer',
         unit: 'tokens/s',
         must: 1100,
         aim: 1600,
         better: 'higher',
-        figure: of(at(6.3), speed, 'tokens/s'),
+        figure: of(at(6.3), speed(6.3), 'tokens/s'),
       },
       {
         id: 'speed-4.29',
-        name: 'Tokens per second at acceptance 4.29',
+        name: 'Tokens per second at acceptance 4.29, realised or stated, whichever gives fewer',
         unit: 'tokens/s',
         must: 750,
         aim: 1000,
         better: 'higher',
-        figure: of(at(4.29), speed, 'tokens/s'),
+        figure: of(at(4.29), speed(4.29), 'tokens/s'),
       },
       {
         id: 'step',

@@ -132,7 +132,9 @@ class NodeRun {
     if (this.#givenUp.has(stage.model)) return null;
     await this.close();
     const spec = plan.models.find(({ id }) => id === stage.model)!;
-    progress(`opening ${stage.model}: ${spec.layers} of ${PRO.layers} layers on ${spec.gpus} GPUs`);
+    progress(
+      `opening ${stage.model}: ${spec.layers} of ${PRO.layers} layers on ${spec.gpus} GPU${spec.gpus === 1 ? '' : 's'}`,
+    );
     const t_ns = writer.t();
     try {
       const model = await this.#within(10 * HANG_SECONDS, `opening ${stage.model}`, machine.open(modelSpec(spec)));
