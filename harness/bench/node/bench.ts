@@ -118,10 +118,16 @@ export async function benchNode(input: NodeBenchInput): Promise<NodeBenchResult>
   }
   await telemetry.stop();
   writer.finish(status);
-  const report = await writeNodeReport(directory);
-  await sealBundle(directory);
+  const report = await judgeNodeDirectory(directory);
   if (failure !== null) throw failure;
   return { report, status, exitCode: exitCodeOf(report.verdicts) };
+}
+
+/** Judges the stored rows: report.json anew, and the tree over everything. Throws InputError for rows that are not what was written. */
+export async function judgeNodeDirectory(directory: string): Promise<NodeReport> {
+  const report = await writeNodeReport(directory);
+  await sealBundle(directory);
+  return report;
 }
 
 /** Computes report.json from the stored rows. */

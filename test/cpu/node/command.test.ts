@@ -5,6 +5,7 @@ import { Command } from 'commander';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { benchNodeCommand } from '../../../bin/commands/bench/node.ts';
 import { checkCommand } from '../../../bin/commands/check.ts';
+import { reportCommand } from '../../../bin/commands/report.ts';
 import { explain } from '../../../bin/support/exit.ts';
 import { FakeClock, FakeMachine, type FakeOptions } from '../../../harness/bench/node/fake.ts';
 import type { NodeReport } from '../../../harness/bench/node/report.ts';
@@ -39,6 +40,7 @@ async function kilotoken(fake: FakeOptions, ...args: string[]): Promise<Ended> {
   benchNodeCommand(bench, { machine: () => new FakeMachine({ ...fake, clock }), binaries: () => [], now: clock.now });
   for (const command of bench.commands) command.exitOverride();
   checkCommand(root);
+  reportCommand(root);
   let code: number;
   try {
     await root.parseAsync(['node', 'kilotoken', ...args]);
@@ -78,6 +80,9 @@ describe('bench node', () => {
       const checked = await kilotoken({}, 'check', directory);
       expect(checked.out).toMatch(/Intact/);
       expect(checked.code).toBe(0);
+      const again = await kilotoken({}, 'report', directory);
+      expect(again.code).toBe(0);
+      expect(out).toContain(again.out);
     });
   });
 
