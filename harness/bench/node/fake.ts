@@ -34,6 +34,8 @@ export type FakeFault =
   | { readonly kind: 'hangs'; readonly generation: number }
   | { readonly kind: 'foreign-memory'; readonly gpu: number; readonly bytes: number }
   | { readonly kind: 'no-peer'; readonly from: number; readonly to: number }
+  /** The reference turns out not to open. */
+  | { readonly kind: 'no-reference'; readonly message: string }
   /** Says it has room and then has not. */
   | { readonly kind: 'out-of-memory'; readonly layers: number };
 
@@ -61,6 +63,7 @@ export class FakeClock {
 
 /** Bytes a second of one fake GPU. */
 const READ_RATE = 4e12;
+const PREFILL_NS = 5e6;
 const ALL: NodeCapabilities = { fp8Experts: null, reference: null, filledContext: null, sharedRouting: null };
 
 export class FakeMachine implements NodeMachine {
@@ -105,6 +108,7 @@ export class FakeMachine implements NodeMachine {
     const { memory = 150.75e9, capabilities, fault } = this.#options;
     const refused = spec.engine === 'reference' ? capabilities?.reference : null;
     if (refused != null) throw new EnvironmentError(refused);
+    if (fault?.kind === 'no-reference' && spec.engine === 'reference') throw new EnvironmentError(fault.message);
     const need = gpuBytes({ ...spec, draft: spec.engine === 'stack' });
     if (need > memory || (fault?.kind === 'out-of-memory' && spec.layers >= fault.layers)) {
       throw new EnvironmentError(`out of memory: ${need} bytes of ${memory}`);
@@ -125,16 +129,19 @@ export class FakeMachine implements NodeMachine {
     const context = request.prompt.length + request.filledContext;
     const random = new Random('7', number);
     const rounds = roundsOf(spec, request, context, random, fault, number, Math.min(...this.#shares(spec.gpus)));
-    clock?.advance(5e6);
+    // The reference takes the prompt along when it decodes.
+    const together = spec.engine === 'reference';
+    if (!together) clock?.advance(PREFILL_NS);
     const elapsed = rounds.reduce((sum, round) => sum + round.draftNs + round.verifyNs, 0);
     const text = JSON.stringify([rounds.map((round) => round.committed), fault?.kind === 'other-bits' ? number : 0]);
     return {
       decode: async () => {
         if (fault?.kind === 'hangs' && fault.generation === number) return new Promise(() => {});
         if (fault?.kind === 'kernel-fault' && fault.generation === number) throw new DeviceError(fault.message);
+        if (together) clock?.advance(PREFILL_NS);
         clock?.advance(pace * ((Number.isFinite(elapsed) ? elapsed : 1e6) + 20e3));
       },
-      decoded: async () => ({ rounds, prefillNs: 0 }),
+      decoded: async () => ({ rounds, prefillNs: together ? PREFILL_NS : 0 }),
       logitsDigest: async () => `sha256:${createHash('sha256').update(text).digest('hex')}`,
       trace: async () =>
         request.trace

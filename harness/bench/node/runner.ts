@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { tokensDigest } from '../../bundle/digests.ts';
+import { EnvironmentError } from '../../engine.ts';
 import { DeviceError, type NodeMachine, type NodeModel, type NodeRound, type NodeTraceOp } from './machine.ts';
 import {
   corruptionSeed,
@@ -144,7 +145,14 @@ class NodeRun {
     } catch (error) {
       const lack = (error as Error).message;
       writer.model({ t_ns, model: stage.model, loadNs: writer.t() - t_ns, weightBytes: null, lack });
-      if (stage.priority === 1 || !['InputError', 'EnvironmentError'].includes((error as Error).name)) throw error;
+      const { name } = error as Error;
+      if (stage.priority === 1 && name === 'EnvironmentError') {
+        const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+        throw new EnvironmentError(
+          `${lack} (${spec.layers} layers were estimated to need ${gib(spec.estimatedGpuBytes)} of each GPU, ${gib(plan.input.freeBytes)} were free; fewer: --layers)`,
+        );
+      }
+      if (stage.priority === 1 || (name !== 'InputError' && name !== 'EnvironmentError')) throw error;
       this.#givenUp.add(stage.model);
       progress(`${stage.model} cannot be opened: ${lack}`);
       return null;

@@ -253,6 +253,18 @@ describe('with every digest made anew', () => {
     );
   });
 
+  it('a trace that its generation counted', async () => {
+    const directory = copy();
+    const traces = rowsOf<TraceRow>(directory, 'traces.jsonl');
+    const [dropped] = traces.splice(1, 1);
+    writeRows(directory, 'traces.jsonl', traces);
+    forgeDigests(directory);
+    await sealBundle(directory);
+    expect((await check(directory)).findings.map(({ text }) => text)).toContain(
+      `generation ${dropped!.g} does not have the traces it counts`,
+    );
+  });
+
   it('a dropped repeat, a cell that looks bad, is missing from the plan', async () => {
     const seen = await forged((rounds, generations, traces) => {
       const g = generations.find((row) => row.cell === 'headline/agent' && row.role === 'timed')!.g;

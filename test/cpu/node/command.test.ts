@@ -124,7 +124,7 @@ describe('bench node', () => {
       { gpus: 8, fault: { kind: 'out-of-memory', layers: 70 } },
       [],
       3,
-      /out of memory: \d+ bytes/,
+      /out of memory: \d+ bytes of \d+ \(70 layers were estimated to need 7\d\.\d GiB of each GPU, 139\.\d GiB were free; fewer: --layers\)/,
     ],
     [
       'a foreign program',

@@ -125,23 +125,46 @@ describe('a sound machine', () => {
     });
   });
 
-  it('on eight H200 is held against every target it can be', async () => {
-    await bench({ fake: { gpus: 8, name: 'NVIDIA H200' } }, ({ report, exitCode }) => {
-      expect(exitCode).toBe(0);
-      expect(report.projections).toEqual([]);
-      const open = report.targets.filter(({ outcome }) => outcome === 'not yet measured').map(({ id }) => id);
-      expect(open).toEqual(['all-reduce']);
-      const target = (id: string): number =>
-        (report.targets.find((row) => row.id === id)!.figure as { value: number }).value;
-      for (const [id, cell, stated] of [
-        ['speed-6.30', 'headline/coding', 6.3],
-        ['speed-4.29', 'headline/agent', 4.29],
-      ] as const) {
-        const realised = figure(report, cell, 'tokens-per-second').value;
-        const atStated = stated / (figure(report, cell, 'step').value / 1e3);
-        expect(target(id)).toBeCloseTo(Math.min(realised, atStated), 9);
+  it('on eight H200 is held against every target it can be, lucky draws cut', async () => {
+    let cut = 0;
+    for (const seed of ['1', '2', '3', '4']) {
+      const options = {
+        seed,
+        groups: ['headline' as const, 'reference' as const, 'ablation' as const, 'context' as const],
+      };
+      await bench({ fake: { gpus: 8, name: 'NVIDIA H200' }, options }, ({ report, exitCode }) => {
+        expect(exitCode).toBe(0);
+        expect(report.projections).toEqual([]);
+        const open = report.targets.filter(({ outcome }) => outcome === 'not yet measured').map(({ id }) => id);
+        expect(open).toEqual(['all-reduce']);
+        const target = (id: string): number =>
+          (report.targets.find((row) => row.id === id)!.figure as { value: number }).value;
+        for (const [id, cell, stated] of [
+          ['speed-6.30', 'headline/coding', 6.3],
+          ['speed-4.29', 'headline/agent', 4.29],
+        ] as const) {
+          const realised = figure(report, cell, 'tokens-per-second').value;
+          const atStated = stated / (figure(report, cell, 'step').value / 1e3);
+          expect(target(id)).toBeCloseTo(Math.min(realised, atStated), 9);
+          if (atStated < realised) cut += 1;
+        }
+        expect(report.cells.flatMap(({ labels }) => labels)).not.toContain('8 of 8 GPUs');
+      });
+    }
+    expect(cut).toBeGreaterThan(0);
+    expect(cut).toBeLessThan(8);
+  });
+
+  it('takes the prompt off where an engine decodes it along', async () => {
+    await bench({ options: { groups: ['reference'] } }, async (_, directory) => {
+      const { generations } = await readNodeRun(directory);
+      for (const { row, rounds } of generations) {
+        const device = rounds.reduce((sum, round) => sum + round.ns[0] + round.ns[1], 0);
+        expect(row.prefillNs).toBe(5e6);
+        // The fake counts the prefill's round into the decoding of both engines, and 20 us a call.
+        expect(row.decodeNs).toBe(device + 20_000);
       }
-      expect(report.cells.flatMap(({ labels }) => labels)).not.toContain('8 of 8 GPUs');
+      expect(new Set(generations.map(({ row }) => row.cell))).toContain('reference/graph');
     });
   });
 
@@ -264,6 +287,18 @@ describe('a machine with a fault', () => {
     });
   });
 
+  it('a model that cannot be opened is tried once, and all of its cells say why', async () => {
+    const message = 'no NCCL library was found';
+    await bench({ fake: { fault: { kind: 'no-reference', message } } }, async ({ report, exitCode }, directory) => {
+      expect(exitCode).toBe(0);
+      const { models } = await readNodeRun(directory);
+      expect(models.filter(({ lack }) => lack !== null)).toHaveLength(1);
+      const absent = report.notMeasured.filter(({ reason }) => reason === message).map(({ cell }) => cell);
+      expect(absent).toEqual(['reference/plain', 'reference/graph']);
+      expect((await checkNodeBundle(directory, NO_KEYS)).findings).toEqual([]);
+    });
+  });
+
   it('without a read ceiling no share of it is claimed', async () => {
     await bench({ fake: { readCeiling: false } }, ({ report }) => {
       for (const cell of report.cells)
@@ -281,11 +316,10 @@ describe('the budget while it runs', () => {
     const groups = ['headline' as const, 'block' as const, 'routing' as const, 'lossless' as const];
     const fast = { options: { budgetSeconds: 100, groups } };
     await bench(fast, async ({ report }) => expect(report.notMeasured).toEqual([]));
-    await bench({ ...fast, fake: { pace: 10 } }, async ({ report }, directory) => {
+    await bench({ ...fast, fake: { pace: 6 } }, async ({ report }, directory) => {
       const { events } = await readNodeRun(directory);
       const left = events.filter(({ kind }) => kind === 'stage-left-out').map((row) => row.stage);
-      expect(left).toContain('routing-1');
-      expect(left).not.toContain('lossless');
+      expect(left).toEqual(['routing-0.5', 'routing-1']);
       expect(report.cells.map(({ id }) => id)).toContain('headline/coding');
       const absent = report.notMeasured.find(({ cell }) => cell === 'routing/1/on')!;
       expect(absent.reason).toMatch(/^left out after \d+ s: it no longer fits the budget of 100 s$/);
