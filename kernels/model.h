@@ -35,6 +35,7 @@ struct Mixture {
   Linear router;  // high parts, then low parts
   int router_tiles = 0, low_tiles = 0;
   Device<float> bias;
+  Storage storage = Storage::kMxfp4;
   Device<uint8_t> up, down;
   Tiling down_tiling{};
   int page_k = 512, pages_per_tile = 0, tiles = 0, units = 0, passes = 1, units_per_pass = 1, experts_per_page = 1;

@@ -12,6 +12,9 @@
 // MXFP4 "down" unit: 64 rows x 64 k; [half of 32 k][warp][lane][8 bytes], then the scales [half][warp][8][2 rows].      2,176 bytes
 //   Units of an expert lie [slice of 64 k][tile].
 //
+// E4M3 "up" page: an E4M3 page of such rows. An expert's tiles lie [tile][page].
+// E4M3 "down" unit: 64 rows x 64 k as core matrices [k / 16][64 rows][16 bytes], then the unit's binary32 scale and padding; stored in the same order. 4,224 bytes
+//
 // A byte of MXFP4 codes holds two elements so that five operations make eight E4M3 codes of them, each 2^-6 of its value: one has
 // sign, e1 e0 m on bits 7, 4 3 2; the other sign on bit 5, e1 on bit 6, e0 m on bits 1 0. The first belongs to row g, the second to row g + 8.
 // Source: the fragment maps of PTX ISA 9.0, "wgmma.mma_async.m64nNk32", A in registers.
@@ -21,6 +24,7 @@
 #include <cstdint>
 
 #include "core/hd.h"
+#include "matrix.h"
 #include "shapes.h"
 
 namespace kilotoken::stack {
@@ -30,11 +34,20 @@ enum class Format : uint32_t { kE4m3, kBf16 };
 inline constexpr int kE4m3PageK = 256, kE4m3PageBytes = 16512;
 inline constexpr int kBf16PageK = 128, kBf16PageBytes = 16384;
 inline constexpr int kCodeBytes = 16384;  // of a page of either format, before the scales
-inline constexpr int kDownUnitBytes = 2176;
 
 KT_HD constexpr int page_k(Format format) { return format == Format::kE4m3 ? kE4m3PageK : kBf16PageK; }
 KT_HD constexpr int page_bytes(Format format) { return format == Format::kE4m3 ? kE4m3PageBytes : kBf16PageBytes; }
-KT_HD constexpr int up_page_bytes(int k) { return 64 * k / 2 + 64 * k / 32; }
+// Of experts, by how they are stored: kMxfp4 or kE4m3.
+KT_HD constexpr int up_page_bytes(Storage experts, int k) { return experts == Storage::kE4m3 ? kE4m3PageBytes : 64 * k / 2 + 64 * k / 32; }
+KT_HD constexpr int down_code_bytes(Storage experts) { return experts == Storage::kE4m3 ? 4096 : 2048; }
+KT_HD constexpr int down_unit_bytes(Storage experts) { return down_code_bytes(experts) + 128; }
+// What the codes of the products have to be multiplied by.
+KT_HD constexpr float code_unit(Storage experts) { return experts == Storage::kE4m3 ? 1.0f : 64.0f; }
+// Experts whose `units` units of a block share a ring page.
+KT_HD constexpr int down_experts_per_page(Storage experts, int units) {
+  const int most = experts == Storage::kE4m3 ? 4 : 8;
+  return units == 1 ? most : units == 2 ? most / 2 : most / 4;
+}
 
 // Division by a number that the host knows: an integer division takes a lone warp longer than a trip to the L2. Exact for numerators below 2^31.
 struct Divisor {
@@ -100,7 +113,7 @@ KT_HD constexpr uint8_t second_bits(uint8_t code) {
 KT_HD constexpr int e4m3_input_offset(int row, int k) { return (k / 16) * 128 + row * 16 + k % 16; }
 KT_HD constexpr int bf16_input_index(int row, int k) { return (k / 8) * 64 + row * 8 + k % 8; }  // of 2-byte elements
 
-// h of one 64-k slice of one expert: codes, then scales [2 of 32 k][8 rows] (binary32, times 2^6 and the router's weight).
+// h of one 64-k slice of one expert: codes, then scales [2 of 32 k][8 rows] (binary32, times code_unit and the router's weight).
 inline constexpr int kDownInputBytes = 64 * kRows + 2 * kRows * 4;
 KT_HD constexpr int down_input_offset(int row, int k) { return (k / 16) * 128 + row * 16 + k % 16; }
 

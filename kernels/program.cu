@@ -170,11 +170,11 @@ class ProgramBuilder {
     add(Op::kTopk, -1, kRows).topk = {parts_, norm, m.bias.get(), w_.choice.get(), uses, t.experts, t.experts_per_token, m.router_tiles, m.low_tiles,
                                       t.normalise_expert_weights, t.routed_scale, t.shared_routing, layer_};
     const InputBuffers& in = buffers(Reader::kFfn);
-    add(Op::kExpertsUp, inputs_made).up = {m.up.get(), w_.choice.get(), uses, in.codes.get(), in.scales.get(), norm, w_.h.get(), t.experts,
+    add(Op::kExpertsUp, inputs_made).up = {m.up.get(), w_.choice.get(), uses, in.codes.get(), in.scales.get(), norm, w_.h.get(), m.storage, t.experts,
                                            t.experts_per_token, m.tiles, m.pages_per_tile, m.page_k, divisor(static_cast<uint32_t>(m.tiles)),
                                            divisor(static_cast<uint32_t>(m_.blocks)), index};
     parts_ = parts_of(m.down_tiling);
-    add(Op::kExpertsDown, last()).down = {m.down.get(), w_.choice.get(), uses, w_.h.get(), const_cast<float*>(parts_.data), parts_.uses, t.experts, m.units,
+    add(Op::kExpertsDown, last()).down = {m.down.get(), w_.choice.get(), uses, w_.h.get(), const_cast<float*>(parts_.data), parts_.uses, m.storage, t.experts, m.units,
                                           m.down_tiling.tiles, divisor(static_cast<uint32_t>(m.down_tiling.tiles)), m.passes, m.units_per_pass, m.experts_per_page};
   }
 

@@ -56,6 +56,17 @@ Linear Model::pack(const std::vector<RowSource>& rows, int k, Format format, con
 
 Format format_of(const Matrix& m) { return m.storage == Storage::kE4m3 ? Format::kE4m3 : Format::kBf16; }
 
+// Rows of matrices 0 and 1 by turns of eight.
+std::vector<RowSource> rows_by_turns(int count) {
+  std::vector<RowSource> rows;
+  rows.reserve(static_cast<size_t>(count) * 2);
+  for (int i = 0; i < count; i += 8) {
+    for (int j = 0; j < 8; ++j) rows.push_back({0, 0, i + j});
+    for (int j = 0; j < 8; ++j) rows.push_back({1, 0, i + j});
+  }
+  return rows;
+}
+
 std::vector<RowSource> rows_in_order(int count) {
   std::vector<RowSource> rows(count);
   for (int i = 0; i < count; ++i) rows[i] = {0, 0, i};
@@ -73,12 +84,7 @@ Linear Model::plain(WeightSource& source, Tensor tensor, int layer, int rows, in
 Linear Model::gate_up(const Matrix& gate, const Matrix& up, int width, int k) {
   need(gate.storage == up.storage && gate.storage != Storage::kMxfp4, "gate and up of different formats");
   need(width % kQuantGroup == 0, "a dense feed-forward width that is no multiple of 128");
-  std::vector<RowSource> rows;
-  for (int i = 0; i < width; i += 8) {
-    for (int j = 0; j < 8; ++j) rows.push_back({0, 0, i + j});
-    for (int j = 0; j < 8; ++j) rows.push_back({1, 0, i + j});
-  }
-  return pack(rows, k, format_of(gate), gate, up);
+  return pack(rows_by_turns(width), k, format_of(gate), gate, up);
 }
 
 Device<float> Model::vector(WeightSource& source, Tensor tensor, int layer, int count) {
@@ -163,23 +169,33 @@ Layer Model::load_target_layer(WeightSource& source, int index) {
 
   const int width = shape.ffn_width;
   const Matrix gate = source.get(Tensor::kGate, index), up = source.get(Tensor::kUp, index);
-  if (gate.storage != Storage::kMxfp4 || up.storage != Storage::kMxfp4) refuse("experts must be stored as MXFP4");
-  need(gate.rows == target.experts * width && gate.cols == target.hidden, "experts of another shape than it can hold");
+  m.storage = gate.storage;
+  if (m.storage != Storage::kMxfp4 && m.storage != Storage::kE4m3) refuse("experts must be stored as MXFP4 or E4M3");
+  need(up.storage == m.storage && gate.rows == target.experts * width && up.rows == gate.rows && gate.cols == target.hidden && up.cols == gate.cols,
+       "experts of another shape than it can hold");
   need(width % kDownK == 0 && target.hidden % 256 == 0, "an expert width that is no multiple of 64, or a hidden size that is none of 256");
-  m.page_k = target.hidden % 512 == 0 ? 512 : 256;
+  need(m.storage != Storage::kE4m3 || (gate.scale_rows == width && up.scale_rows == width), "experts whose scales do not begin anew with each of them");
+  m.page_k = m.storage == Storage::kMxfp4 && target.hidden % 512 == 0 ? 512 : 256;
   m.pages_per_tile = target.hidden / m.page_k;
   m.tiles = width / kUpperHalf;
   Device<uint32_t> refused(1);
-  m.up = Device<uint8_t>(static_cast<size_t>(target.experts) * m.tiles * m.pages_per_tile * up_page_bytes(m.page_k));
-  check(pack_up(m.up.get(), gate, up, target.experts, m.page_k, refused.get(), nullptr), "packing experts");
-  check(cudaDeviceSynchronize(), "packing experts");
+  m.up = Device<uint8_t>(static_cast<size_t>(target.experts) * m.tiles * m.pages_per_tile * up_page_bytes(m.storage, m.page_k));
+  if (m.storage == Storage::kMxfp4) {
+    check(pack_up(m.up.get(), gate, up, target.experts, m.page_k, refused.get(), nullptr), "packing experts");
+    check(cudaDeviceSynchronize(), "packing experts");
+  } else {
+    const Device<RowSource> map(rows_by_turns(gate.rows));
+    check(pack_linear(m.up.get(), {target.experts * m.tiles, 1, m.pages_per_tile, 0, 1, {}, {}, {}, {}}, Format::kE4m3, {gate, up, {}}, map.get(), nullptr),
+          "packing experts");
+    check(cudaDeviceSynchronize(), "packing experts");
+  }
   source.release();
   const Matrix down = source.get(Tensor::kDown, index);
-  if (down.storage != Storage::kMxfp4) refuse("experts must be stored as MXFP4");
-  need(down.rows == target.experts * target.hidden && down.cols == width, "experts of another shape than it can hold");
+  need(down.storage == m.storage && down.rows == target.experts * target.hidden && down.cols == width, "experts of another shape than it can hold");
+  need(m.storage != Storage::kE4m3 || down.scale_rows == target.hidden, "experts whose scales do not begin anew with each of them");
   const int hidden_tiles = target.hidden / kTileRows;
   m.units = hidden_tiles * (width / kDownK);
-  m.down = Device<uint8_t>(static_cast<size_t>(target.experts) * m.units * kDownUnitBytes);
+  m.down = Device<uint8_t>(static_cast<size_t>(target.experts) * m.units * down_unit_bytes(m.storage));
   check(pack_down(m.down.get(), down, target.experts, refused.get(), nullptr), "packing experts");
   check(cudaDeviceSynchronize(), "packing experts");
   source.release();
@@ -194,7 +210,7 @@ Layer Model::load_target_layer(WeightSource& source, int index) {
   while (hidden_tiles % each != 0 || (each > kMaxDownUnits && each % kMaxDownUnits != 0)) ++each;
   m.units_per_pass = std::min(each, kMaxDownUnits);
   m.passes = each / m.units_per_pass;
-  m.experts_per_page = m.units_per_pass == 1 ? 8 : m.units_per_pass == 2 ? 4 : 2;
+  m.experts_per_page = down_experts_per_page(m.storage, m.units_per_pass);
   return layer;
 }
 

@@ -1,4 +1,4 @@
-// The streaming matrix products: a linear (E4M3 or BF16 weights), and the expert pair (MXFP4). Two warpgroups share every page, each taking one half of
+// The streaming matrix products: a linear (E4M3 or BF16 weights), and the expert pair (MXFP4 or E4M3). Two warpgroups share every page, each taking one half of
 // its k, so that who multiplies what never depends on timing; the finishing warps add the two halves.
 // Output rows are M, the eight tokens N = 8, always: a column of the result depends on its own token only.
 #pragma once
@@ -405,13 +405,46 @@ __device__ __forceinline__ void multiply_up_pages(Block& b, int page_of_tile, fl
   promote_quarters<kQuarters, kAll - 1, kAll>(b, q, s0, s8, reinterpret_cast<const float2*>(&b.shared.input_scales[lane % 4 * 2]), group, acc);
 }
 
+// The same of E4M3 pages.
+template <int kCount>
+__device__ __forceinline__ void multiply_up_pages_e4m3(Block& b, int page_of_tile, float (&acc)[4]) {
+  const uint8_t* page[kCount];
+  await_pages(b, page);
+  PageProducts<Format::kE4m3> p[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) p[i].prepare(b, page[i], page_of_tile + i);
+  ptx::products_begin();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) p[i].multiply(b, page[i], page_of_tile + i);
+  ptx::products_commit();
+  ptx::products_wait<0>();
+  release_pages<kCount>(b);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) p[i].promote(acc);
+}
+
 // The math warps have seen the instruction before done; from here on the finishing warps may read what it made.
 __device__ __forceinline__ void begin_together() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
 
-template <int kPageK, class Ready>
-__device__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
+// A tile over all of k.
+template <int kPageK>
+__device__ __forceinline__ void multiply_up_tile(Block& b, int pages, float (&acc)[4]) {
+  int page = 0;
+#pragma unroll 1
+  for (; page + 2 <= pages; page += 2) multiply_up_pages<kPageK, 2>(b, page, acc);
+  if (page < pages) multiply_up_pages<kPageK, 1>(b, page, acc);
+}
+__device__ __forceinline__ void multiply_up_tile_e4m3(Block& b, int pages, float (&acc)[4]) {
+  int page = 0;
+#pragma unroll 1
+  for (; page + 2 <= pages; page += 2) multiply_up_pages_e4m3<2>(b, page, acc);
+  if (page < pages) multiply_up_pages_e4m3<1>(b, page, acc);
+}
+
+template <class Ready>
+__device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
   begin_together();
-  const int k = args.pages_per_tile * kPageK;
+  const int k = args.pages_per_tile * args.page_k;
   if (threadIdx.x == 0) {
     ready();
     expect_input(b, k * kRows + k / kQuantGroup * kRows * 4);
@@ -425,15 +458,14 @@ __device__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
 #pragma unroll 1
   for (int tile = share.begin; tile < share.end; ++tile) {
     float acc[4] = {};
-    int page = 0;
-#pragma unroll 1
-    for (; page + 2 <= args.pages_per_tile; page += 2) multiply_up_pages<kPageK, 2>(b, page, acc);
-    if (page < args.pages_per_tile) multiply_up_pages<kPageK, 1>(b, page, acc);
+    if (args.storage == Storage::kE4m3) multiply_up_tile_e4m3(b, args.pages_per_tile, acc);
+    else if (args.page_k == 512) multiply_up_tile<512>(b, args.pages_per_tile, acc);
+    else multiply_up_tile<256>(b, args.pages_per_tile, acc);
     hand_over(b, acc);
   }
 }
 
-// silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and the 2^6 of the code expansion go into the scale.
+// silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and code_unit of the down projection go into the scale.
 __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
   const int warp = threadIdx.x % kFinishThreads / 32, lane = threadIdx.x % 32, column = lane % 4 * 2;
   // Meanwhile the math warps multiply: the norm's factors, and how much each row gives to each expert.
@@ -462,6 +494,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
   }
   finish_sync();
   const Range share = up_share(args, b, count);
+  const float unit = code_unit(args.storage);
 #pragma unroll 1
   for (int tile = share.begin; tile < share.end; ++tile) {
     const Sums sums = take_over(b);
@@ -470,7 +503,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
     float largest[2] = {};
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      const float factor = b.shared.factor[column + c] * 64.0f;
+      const float factor = b.shared.factor[column + c] * unit;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         h[i][c] = swiglu_value((c == 0 ? sums.of[i].x : sums.of[i].y) * factor, (c == 0 ? sums.of[i].z : sums.of[i].w) * factor);
@@ -496,7 +529,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
     if (warp == 0 && lane < 4) {
       float* scales = reinterpret_cast<float*>(slice + kDownK * kRows) + of_expert % 2 * kRows;
 #pragma unroll
-      for (int c = 0; c < 2; ++c) scales[column + c] = q[c].scale * 64.0f * b.shared.expert_weight[rank][column + c];
+      for (int c = 0; c < 2; ++c) scales[column + c] = q[c].scale * unit * b.shared.expert_weight[rank][column + c];
     }
     finish_sync();  // finish_scratch is read
   }
@@ -505,7 +538,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
 // The fetching warp; experts are known.
 __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t policy, int count) {
   const Range share = up_share(args, b, count);
-  const uint32_t bytes = up_page_bytes(args.page_k);
+  const uint32_t bytes = up_page_bytes(args.storage, args.page_k);
   if (threadIdx.x % 32 == 0) {
     int rank = share.begin / args.by_tiles, of_expert = share.begin - rank * args.tiles;
 #pragma unroll 1
@@ -525,10 +558,12 @@ __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t po
   b.page.phase = __shfl_sync(~0u, b.page.phase, 0);
 }
 
-// Experts whose units of a block share a ring page; a power of two.
-template <int kUnits>
-inline constexpr int kDownExpertsPerPage = kUnits == 1 ? 8 : kUnits == 2 ? 4 : 2;
-static_assert(8 * kDownUnitBytes <= kPageBytes && 4 * 2 * kDownUnitBytes <= kPageBytes && 2 * 3 * kDownUnitBytes <= kPageBytes);
+// They are powers of two.
+constexpr bool fits_page(Storage experts, int units) { return down_experts_per_page(experts, units) * units * down_unit_bytes(experts) <= kPageBytes; }
+static_assert(fits_page(Storage::kMxfp4, 1) && fits_page(Storage::kMxfp4, 2) && fits_page(Storage::kMxfp4, 3));
+static_assert(fits_page(Storage::kE4m3, 1) && fits_page(Storage::kE4m3, 2) && fits_page(Storage::kE4m3, 3));
+
+inline constexpr int kDownUnitBytes = down_unit_bytes(Storage::kMxfp4), kDownUnitBytesE4m3 = down_unit_bytes(Storage::kE4m3);
 
 // Units of kUnits tiles at one 64-k slice, over all chosen experts in ascending order: experts that a token did not choose add zero times
 // something, which leaves the sum's bits alone, so a token's result does not depend on its neighbours' experts.
@@ -570,7 +605,94 @@ __device__ __forceinline__ void promote_down(Block& b, const uint8_t* units, int
   }
 }
 
-template <int kUnits, class Ready>
+// All chosen experts' units of one pass.
+template <int kUnits>
+__device__ __forceinline__ void down_experts(Block& b, int count, float (&acc)[kUnits][4]) {
+  constexpr int kAtOnce = 4, kPerPage = down_experts_per_page(Storage::kMxfp4, kUnits);  // experts
+  constexpr int kPagesAtOnce = kPerPage < kAtOnce ? kAtOnce / kPerPage : 1;
+#pragma unroll 1
+  for (int begin = 0; begin < count; begin += kPerPage * kPagesAtOnce) {
+    const int here = min(kPerPage * kPagesAtOnce, count - begin);
+    const bool second = kPagesAtOnce == 2 && here > kPerPage;
+    const uint8_t* page[2];
+    if (second) {
+      await_pages(b, page);
+    } else {
+      const uint8_t* one[1];
+      await_pages(b, one);
+      page[0] = page[1] = one[0];
+    }
+#pragma unroll 1
+    for (int i = 0; i < here; i += kAtOnce) {
+      DownProducts<kUnits> p[kAtOnce];
+      const uint8_t* units[kAtOnce];
+      int rank[kAtOnce];
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n) {  // the last expert again for those that there are not
+        const int at = min(i + n, here - 1);
+        units[n] = (kPagesAtOnce == 2 && at >= kPerPage ? page[1] : page[0]) + at % kPerPage * kUnits * kDownUnitBytes;
+        rank[n] = begin + at;
+        multiply_down<kUnits>(b, units[n], rank[n], p[n]);
+      }
+      ptx::products_wait<3>();
+      promote_down<kUnits>(b, units[0], rank[0], true, p[0], acc);
+      ptx::products_wait<2>();
+      promote_down<kUnits>(b, units[1], rank[1], i + 1 < here, p[1], acc);
+      ptx::products_wait<1>();
+      promote_down<kUnits>(b, units[2], rank[2], i + 2 < here, p[2], acc);
+      ptx::products_wait<0>();
+      promote_down<kUnits>(b, units[3], rank[3], i + 3 < here, p[3], acc);
+    }
+    release_pages<1>(b);
+    if (second) release_pages<1>(b);
+  }
+}
+
+// The same of E4M3: a page is as long as its products take, so one at a time is enough.
+template <int kUnits>
+__device__ __forceinline__ void down_experts_e4m3(Block& b, int count, float (&acc)[kUnits][4]) {
+  constexpr int kPerPage = down_experts_per_page(Storage::kE4m3, kUnits);
+  const int half = threadIdx.x / 128, lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int begin = 0; begin < count; begin += kPerPage) {
+    const int here = min(kPerPage, count - begin);
+    const uint8_t* page[1];
+    await_pages(b, page);
+    float d[kPerPage][kUnits][4], scale[kPerPage][kUnits];
+    float2 token[kPerPage];
+#pragma unroll
+    for (int n = 0; n < kPerPage; ++n) {
+      const int at = min(n, here - 1);  // the last expert again for those that there are not
+      token[n] = *reinterpret_cast<const float2*>(b.shared.input + (begin + at) * kDownInputBytes + kDownK * kRows + (half * kRows + lane % 4 * 2) * 4);
+      if (n >= here) token[n] = make_float2(0.0f, 0.0f);
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u)
+        scale[n][u] = *reinterpret_cast<const float*>(page[0] + (at * kUnits + u) * kDownUnitBytesE4m3 + down_code_bytes(Storage::kE4m3));
+    }
+    ptx::products_begin();
+#pragma unroll
+    for (int n = 0; n < kPerPage; ++n) {
+      const int at = min(n, here - 1);
+      const uint64_t a = ptx::descriptor(ptx::shared_address(page[0]) + at * kUnits * kDownUnitBytesE4m3 + half * 2048, 1024, 128);
+      const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input) + (begin + at) * kDownInputBytes + half * 256, 128, 128);
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u) ptx::product_e4m3(d[n][u], a + u * (kDownUnitBytesE4m3 >> 4), x);
+    }
+    ptx::products_commit();
+    ptx::products_wait<0>();
+    release_pages<1>(b);
+#pragma unroll
+    for (int n = 0; n < kPerPage; ++n) {
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) acc[u][i] = fmaf(d[n][u][i], scale[n][u] * (i % 2 == 0 ? token[n].x : token[n].y), acc[u][i]);
+      }
+    }
+  }
+}
+
+template <Storage kStorage, int kUnits, class Ready>
 __device__ void down_multiply(const ExpertsDownArgs& args, Block& b, Ready ready) {
   const int first = b.index() * args.passes * kUnits;
   if (threadIdx.x == 0 && first >= args.units) ready();
@@ -583,47 +705,11 @@ __device__ void down_multiply(const ExpertsDownArgs& args, Block& b, Ready ready
                    &b.shared.input_full);
   }
   await_input(b);
-  constexpr int kAtOnce = 4, kPerPage = kDownExpertsPerPage<kUnits>;  // experts
-  constexpr int kPagesAtOnce = kPerPage < kAtOnce ? kAtOnce / kPerPage : 1;
 #pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass) {
     float acc[kUnits][4] = {};
-#pragma unroll 1
-    for (int begin = 0; begin < count; begin += kPerPage * kPagesAtOnce) {
-      const int here = min(kPerPage * kPagesAtOnce, count - begin);
-      const bool second = kPagesAtOnce == 2 && here > kPerPage;
-      const uint8_t* page[2];
-      if (second) {
-        await_pages(b, page);
-      } else {
-        const uint8_t* one[1];
-        await_pages(b, one);
-        page[0] = page[1] = one[0];
-      }
-#pragma unroll 1
-      for (int i = 0; i < here; i += kAtOnce) {
-        DownProducts<kUnits> p[kAtOnce];
-        const uint8_t* units[kAtOnce];
-        int rank[kAtOnce];
-#pragma unroll
-        for (int n = 0; n < kAtOnce; ++n) {  // the last expert again for those that there are not
-          const int at = min(i + n, here - 1);
-          units[n] = (kPagesAtOnce == 2 && at >= kPerPage ? page[1] : page[0]) + at % kPerPage * kUnits * kDownUnitBytes;
-          rank[n] = begin + at;
-          multiply_down<kUnits>(b, units[n], rank[n], p[n]);
-        }
-        ptx::products_wait<3>();
-        promote_down<kUnits>(b, units[0], rank[0], true, p[0], acc);
-        ptx::products_wait<2>();
-        promote_down<kUnits>(b, units[1], rank[1], i + 1 < here, p[1], acc);
-        ptx::products_wait<1>();
-        promote_down<kUnits>(b, units[2], rank[2], i + 2 < here, p[2], acc);
-        ptx::products_wait<0>();
-        promote_down<kUnits>(b, units[3], rank[3], i + 3 < here, p[3], acc);
-      }
-      release_pages<1>(b);
-      if (second) release_pages<1>(b);
-    }
+    if constexpr (kStorage == Storage::kE4m3) down_experts_e4m3<kUnits>(b, count, acc);
+    else down_experts<kUnits>(b, count, acc);
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) hand_over(b, acc[u]);
   }
@@ -641,7 +727,7 @@ __device__ inline void down_fetch(const ExpertsDownArgs& args, Block& b, uint64_
   int first = b.index() * args.passes * args.units_per_pass;
   if (first >= args.units) return;
   const int lane = threadIdx.x % 32;
-  const uint32_t bytes = args.units_per_pass * kDownUnitBytes;
+  const uint32_t unit_bytes = down_unit_bytes(args.storage), bytes = args.units_per_pass * unit_bytes;
 #pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass, first += args.units_per_pass) {
 #pragma unroll 1
@@ -651,7 +737,7 @@ __device__ inline void down_fetch(const ExpertsDownArgs& args, Block& b, uint64_
       __syncwarp();
       if (lane < here)
         ptx::bulk_copy(b.shared.pages[b.page.place] + lane * bytes,
-                       args.pages + (static_cast<size_t>(b.shared.experts[begin + lane]) * args.units + first) * kDownUnitBytes,
+                       args.pages + (static_cast<size_t>(b.shared.experts[begin + lane]) * args.units + first) * unit_bytes,
                        bytes, &b.shared.page_full[b.page.place], policy);
       __syncwarp();
       b.page.next();

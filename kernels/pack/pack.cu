@@ -15,6 +15,13 @@ constexpr int kBlock = 256;
 
 dim3 grid_of(size_t threads) { return dim3(static_cast<unsigned>((threads + kBlock - 1) / kBlock)); }
 
+// kE4m3: the scale of (row, k).
+__device__ float block_scale(const Matrix& m, int row, int k) {
+  const int restart = m.scale_rows > 0 ? m.scale_rows : m.rows;
+  const int scale_row = row / restart * ((restart + 127) / 128) + row % restart / 128;
+  return static_cast<const float*>(m.scales)[static_cast<size_t>(scale_row) * ((m.cols + 127) / 128) + k / 128];
+}
+
 // One thread a 16-byte core-matrix row.
 __global__ void pack_linear_kernel(uint8_t* pages, Tiling t, Format format, const __grid_constant__ Matrices from, const RowSource* rows) {
   const size_t chunk = static_cast<size_t>(blockIdx.x) * kBlock + threadIdx.x;
@@ -35,11 +42,7 @@ __global__ void pack_linear_kernel(uint8_t* pages, Tiling t, Format format, cons
     *reinterpret_cast<uint4*>(to + e4m3_offset(row, column * 16)) = codes;
     if (column % 8 == 0 && (row == 0 || row == 8)) {
       float scale = 0.0f;
-      if (source.matrix >= 0 && k < m.cols) {
-        const int restart = m.scale_rows > 0 ? m.scale_rows : m.rows;
-        const int scale_row = source.row / restart * ((restart + 127) / 128) + source.row % restart / 128;
-        scale = static_cast<const float*>(m.scales)[static_cast<size_t>(scale_row) * ((m.cols + 127) / 128) + k / 128];
-      }
+      if (source.matrix >= 0 && k < m.cols) scale = block_scale(m, source.row, k);
       reinterpret_cast<float*>(to + kCodeBytes)[column / 8 * 2 + row / 8] = scale;
     }
   } else {
@@ -75,7 +78,7 @@ __device__ uint8_t scale_at(const Matrix& m, size_t row, int k, uint32_t* refuse
 __global__ void pack_up_kernel(uint8_t* pages, const __grid_constant__ Matrices from, int experts, int width, int page_k,
                                uint32_t* refused) {
   const Matrix &gate = from.of[0], &up = from.of[1];
-  const int bytes = up_page_bytes(page_k), tiles = width / kUpperHalf, pages_per_tile = gate.cols / page_k;
+  const int bytes = up_page_bytes(Storage::kMxfp4, page_k), tiles = width / kUpperHalf, pages_per_tile = gate.cols / page_k;
   const size_t at = static_cast<size_t>(blockIdx.x) * kBlock + threadIdx.x;
   const size_t page = at / bytes;
   if (page >= static_cast<size_t>(experts) * tiles * pages_per_tile) return;
@@ -100,10 +103,11 @@ __global__ void pack_up_kernel(uint8_t* pages, const __grid_constant__ Matrices 
 __global__ void pack_down_kernel(uint8_t* units, const __grid_constant__ Matrices from, int experts, uint32_t* refused) {
   const Matrix& down = from.of[0];
   const int hidden = down.rows / experts, tiles = hidden / kTileRows, slices = down.cols / kDownK;
+  constexpr int kBytes = down_unit_bytes(Storage::kMxfp4);
   const size_t at = static_cast<size_t>(blockIdx.x) * kBlock + threadIdx.x;
-  const size_t unit = at / kDownUnitBytes;
+  const size_t unit = at / kBytes;
   if (unit >= static_cast<size_t>(experts) * tiles * slices) return;
-  const int in_unit = static_cast<int>(at % kDownUnitBytes), tile = static_cast<int>(unit % tiles);
+  const int in_unit = static_cast<int>(at % kBytes), tile = static_cast<int>(unit % tiles);
   const int first_k = static_cast<int>(unit / tiles % slices) * kDownK;
   const size_t first_row = unit / tiles / slices * hidden + static_cast<size_t>(tile) * kTileRows;
   if (in_unit < 2048) {
@@ -115,6 +119,27 @@ __global__ void pack_down_kernel(uint8_t* units, const __grid_constant__ Matrice
     const int rest = in_unit - 2048, half = rest / 64, warp = rest / 16 % 4, pair = rest / 2 % 8;
     units[at] = scale_at(down, first_row + warp * 16 + pair + rest % 2 * 8, first_k + half * 32, refused);
   }
+}
+
+// One thread 16 bytes of a unit.
+__global__ void pack_down_e4m3_kernel(uint8_t* units, const __grid_constant__ Matrices from, int experts) {
+  const Matrix& down = from.of[0];
+  const int hidden = down.rows / experts, tiles = hidden / kTileRows, slices = down.cols / kDownK;
+  constexpr int kChunks = down_unit_bytes(Storage::kE4m3) / 16, kCodes = down_code_bytes(Storage::kE4m3) / 16;
+  const size_t chunk = static_cast<size_t>(blockIdx.x) * kBlock + threadIdx.x;
+  const size_t unit = chunk / kChunks;
+  if (unit >= static_cast<size_t>(experts) * tiles * slices) return;
+  const int in_unit = static_cast<int>(chunk % kChunks), column = in_unit / kTileRows, tile = static_cast<int>(unit % tiles);
+  const int first_k = static_cast<int>(unit / tiles % slices) * kDownK;
+  const int first_row = static_cast<int>(unit / tiles / slices) * hidden + tile * kTileRows;
+  uint4 out = make_uint4(0, 0, 0, 0);
+  if (in_unit < kCodes) {
+    const size_t row = static_cast<size_t>(first_row) + in_unit % kTileRows;
+    out = *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(down.codes) + row * down.cols + first_k + column * 16);
+  } else if (in_unit == kCodes) {
+    out.x = __float_as_uint(block_scale(down, first_row, first_k));
+  }
+  reinterpret_cast<uint4*>(units)[chunk] = out;
 }
 
 __global__ void to_float_kernel(float* out, const __grid_constant__ Matrices from, size_t count) {
@@ -136,14 +161,15 @@ cudaError_t pack_linear(uint8_t* pages, const Tiling& tiling, Format format, con
 cudaError_t pack_up(uint8_t* pages, const Matrix& gate, const Matrix& up, int experts, int page_k, uint32_t* refused,
                     cudaStream_t stream) {
   const int width = gate.rows / experts;
-  const size_t bytes = static_cast<size_t>(experts) * (width / kUpperHalf) * (gate.cols / page_k) * up_page_bytes(page_k);
+  const size_t bytes = static_cast<size_t>(experts) * (width / kUpperHalf) * (gate.cols / page_k) * up_page_bytes(Storage::kMxfp4, page_k);
   pack_up_kernel<<<grid_of(bytes), kBlock, 0, stream>>>(pages, Matrices{{gate, up, {}}}, experts, width, page_k, refused);
   return cudaGetLastError();
 }
 
 cudaError_t pack_down(uint8_t* units, const Matrix& down, int experts, uint32_t* refused, cudaStream_t stream) {
-  const size_t bytes = static_cast<size_t>(down.rows) / kTileRows * (down.cols / kDownK) * kDownUnitBytes;
-  pack_down_kernel<<<grid_of(bytes), kBlock, 0, stream>>>(units, Matrices{{down, {}, {}}}, experts, refused);
+  const size_t bytes = static_cast<size_t>(down.rows) / kTileRows * (down.cols / kDownK) * down_unit_bytes(down.storage);
+  if (down.storage == Storage::kE4m3) pack_down_e4m3_kernel<<<grid_of(bytes / 16), kBlock, 0, stream>>>(units, Matrices{{down, {}, {}}}, experts);
+  else pack_down_kernel<<<grid_of(bytes), kBlock, 0, stream>>>(units, Matrices{{down, {}, {}}}, experts, refused);
   return cudaGetLastError();
 }
 

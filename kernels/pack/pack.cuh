@@ -25,7 +25,7 @@ cudaError_t pack_linear(uint8_t* pages, const Tiling& tiling, Format format, con
 // gate, up: kMxfp4 [experts * width][k]. refused: device, set to 1 if a scale is 0 or NaN, which pages cannot hold.
 cudaError_t pack_up(uint8_t* pages, const Matrix& gate, const Matrix& up, int experts, int page_k, uint32_t* refused, cudaStream_t stream);
 
-// down: kMxfp4 [experts * hidden][width].
+// down: kMxfp4 or kE4m3 [experts * hidden][width]. E4M3 up pages are those of pack_linear.
 cudaError_t pack_down(uint8_t* units, const Matrix& down, int experts, uint32_t* refused, cudaStream_t stream);
 
 // kBf16 or kF32, `count` elements.

@@ -164,6 +164,7 @@ struct ExpertsUpArgs {
   const float* scales;
   Norm norm;
   uint8_t* h;                // [slice of 64][rank of the expert][kDownInputBytes]
+  Storage storage;           // of the experts: kMxfp4 or kE4m3
   int experts, per_token, tiles, pages_per_tile, page_k;
   Divisor by_tiles, by_blocks;
   int mixture_layer;         // counted from 0, for the record
@@ -176,6 +177,7 @@ struct ExpertsDownArgs {
   const uint8_t* h;
   float* parts;              // [slice][tile]
   Uses uses;
+  Storage storage;
   int experts, units, tiles;
   Divisor by_tiles;
   int passes, units_per_pass;  // of a block, all in one slice of k

@@ -23,12 +23,12 @@ __device__ __forceinline__ bool is_product(Op op) { return op == Op::kLinear || 
 
 // --- the three roles' part of one instruction
 
-template <class Ready>
+template <Storage kStorage, class Ready>
 __device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, Block& b, Ready ready) {
   switch (args.units_per_pass) {
-    case 1: return down_multiply<1>(args, b, ready);
-    case 2: return down_multiply<2>(args, b, ready);
-    default: return down_multiply<3>(args, b, ready);
+    case 1: return down_multiply<kStorage, 1>(args, b, ready);
+    case 2: return down_multiply<kStorage, 2>(args, b, ready);
+    default: return down_multiply<kStorage, 3>(args, b, ready);
   }
 }
 
@@ -47,8 +47,9 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
     case Op::kReduce: return reduce(ins.reduce, b);
     case Op::kSwiglu: return swiglu(ins.swiglu, b);
     case Op::kTopk: return topk(ins.topk, b);
-    case Op::kExpertsUp: return ins.up.page_k == 512 ? up_multiply<512>(ins.up, b, ready) : up_multiply<256>(ins.up, b, ready);
-    case Op::kExpertsDown: return down_multiply_any(ins.down, b, ready);
+    case Op::kExpertsUp: return up_multiply(ins.up, b, ready);
+    case Op::kExpertsDown:
+      return ins.down.storage == Storage::kE4m3 ? down_multiply_any<Storage::kE4m3>(ins.down, b, ready) : down_multiply_any<Storage::kMxfp4>(ins.down, b, ready);
     case Op::kLogits: return logits(ins.logits, b);
     case Op::kPickDraft: return pick_draft(ins.pick, b);
     case Op::kPick: return pick(ins.pick, b);

@@ -51,9 +51,9 @@ class SyntheticSource final : public WeightSource {
       }
       case T::kO: return wide(l, P::kO);
       case T::kSinks: return wide(l, P::kSinks);
-      case T::kGate: return dense ? scaled(l, P::kDenseGate, P::kDenseGateScale, Storage::kE4m3) : scaled(l, P::kGate, P::kGateScale, Storage::kMxfp4);
-      case T::kUp: return dense ? scaled(l, P::kDenseUp, P::kDenseUpScale, Storage::kE4m3) : scaled(l, P::kUp, P::kUpScale, Storage::kMxfp4);
-      case T::kDown: return dense ? scaled(l, P::kDenseDown, P::kDenseDownScale, Storage::kE4m3) : scaled(l, P::kDown, P::kDownScale, Storage::kMxfp4);
+      case T::kGate: return dense ? scaled(l, P::kDenseGate, P::kDenseGateScale, Storage::kE4m3) : experts(l, P::kGate, P::kGateScale);
+      case T::kUp: return dense ? scaled(l, P::kDenseUp, P::kDenseUpScale, Storage::kE4m3) : experts(l, P::kUp, P::kUpScale);
+      case T::kDown: return dense ? scaled(l, P::kDenseDown, P::kDenseDownScale, Storage::kE4m3) : experts(l, P::kDown, P::kDownScale);
       case T::kRouter: return wide(l, P::kRouter, Storage::kF32);
       case T::kCorrectionBias: return wide(l, P::kCorrectionBias, Storage::kF32);
       case T::kDraftFc: return wide(0, P::kDraftFc);
@@ -108,6 +108,12 @@ class SyntheticSource final : public WeightSource {
     const int cols = static_cast<int>(storage == Storage::kE4m3 ? t.bytes : t.bytes * 2);
     const void* code_data = make(t);
     return {storage, code_data, make(tensor(layer, scales)), static_cast<int>(t.rows * t.groups), cols, 0};
+  }
+
+  Matrix experts(uint32_t layer, SyntheticPart codes, SyntheticPart scales) {
+    Matrix m = scaled(layer, codes, scales, shape_.fp8_experts ? Storage::kE4m3 : Storage::kMxfp4);
+    if (shape_.fp8_experts) m.scale_rows = m.rows / static_cast<int>(shape_.experts);
+    return m;
   }
 
   const uint64_t seed_;

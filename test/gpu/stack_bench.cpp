@@ -1,5 +1,6 @@
 // Step times of a pro-synthetic slice on one GPU, as one rank of `of` sees it: plain and speculative rounds inside one launch, the
-// same instructions as a CUDA graph, and where the cycles of a layer go. Arguments: layers of [tokens] [context]
+// same instructions as a CUDA graph, and where the cycles of a layer go. Arguments: layers of [tokens] [context] [fp8]; fp8:
+// experts as E4M3.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -27,6 +28,7 @@ double median(std::vector<double> x) {
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   SyntheticShape shape;
+  if (argc > 1 && std::strcmp(argv[argc - 1], "fp8") == 0) shape.fp8_experts = true, --argc;
   shape.layers = argc > 1 ? std::stoul(argv[1]) : 8;
   SyntheticShard shard{0, argc > 2 ? static_cast<uint32_t>(std::stoul(argv[2])) : 8};
   const uint64_t tokens = argc > 3 ? std::stoull(argv[3]) : 200;
@@ -36,7 +38,7 @@ int main(int argc, char** argv) {
     const TargetShape target = synthetic_target(shape, shard, context);
     const DraftShape draft = synthetic_draft(shape, shard);
     const auto stack = Stack::make(0, target, &draft, *source);
-    std::printf("%u layers, rank 0 of %u: %.2f GB of pages, %d blocks\n", shape.layers, shard.of, static_cast<double>(stack->weight_bytes()) / 1e9, stack->blocks());
+    std::printf("%u layers, experts %s, rank 0 of %u: %.2f GB of pages, %d blocks\n", shape.layers, shape.fp8_experts ? "E4M3" : "MXFP4", shard.of, static_cast<double>(stack->weight_bytes()) / 1e9, stack->blocks());
     Request request;
     for (int i = 0; i < 24; ++i) request.prompt.push_back(i * 7919 % target.vocab);
     request.max_tokens = tokens;

@@ -1,5 +1,6 @@
 // A pro-synthetic model on several GPUs of one host, each with its part: plain and speculative rounds under all three ways of launching, the same tokens from
-// each and from a second run, and how long steps take. Arguments: GPUs layers [tokens] [context] [one-hop]. One GPU holds the whole.
+// each and from a second run, and how long steps take. Arguments: GPUs layers [tokens] [context] [one-hop] [fp8]; fp8: experts as E4M3. One GPU holds the
+// whole.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -32,6 +33,7 @@ int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const uint32_t gpus = argc > 1 ? std::stoul(argv[1]) : 2;
   SyntheticShape shape;
+  if (argc > 1 && std::strcmp(argv[argc - 1], "fp8") == 0) shape.fp8_experts = true, --argc;
   shape.layers = argc > 2 ? std::stoul(argv[2]) : 8;
   const uint64_t tokens = argc > 3 ? std::stoull(argv[3]) : 200;
   const int context = argc > 4 ? std::stoi(argv[4]) : 1024;
@@ -47,7 +49,7 @@ int main(int argc, char** argv) {
     }
     const double began = seconds();
     const auto stack = Stack::make_parallel(ranks, 0, one_hop);
-    std::printf("%u layers on %u GPUs, sums in %s: %.2f GB of pages each, loaded in %.1f s\n", shape.layers, gpus, one_hop ? "one hop" : "two hops",
+    std::printf("%u layers, experts %s, on %u GPUs, sums in %s: %.2f GB of pages each, loaded in %.1f s\n", shape.layers, shape.fp8_experts ? "E4M3" : "MXFP4", gpus, one_hop ? "one hop" : "two hops",
                 static_cast<double>(stack->weight_bytes()) / 1e9, seconds() - began);
     const int vocab = ranks[0].target.vocab;
     Request request;
