@@ -482,12 +482,13 @@ std::vector<std::vector<std::vector<double>>> check_inner(const PairCall& call, 
       for (int row = 0; row < live; ++row) {
         float scale;
         std::memcpy(&scale, slice + kDownK * kRows + (static_cast<size_t>(k % kDownK / kUpperHalf) * kRows + row) * 4, 4);
-        const double value = static_cast<double>(e4m3_to_float(slice[down_input_offset(row, k % kDownK)])) * scale / 64;
+        scale /= code_unit(Storage::kMxfp4);
+        const double value = static_cast<double>(e4m3_to_float(slice[down_input_offset(row, k % kDownK)])) * scale;
         values[rank][row][k] = value;
         if (want.empty()) continue;
         // Half a unit in the last of three bits, or half the smallest step; and what the sums behind it may be off by.
         const double weight = set.weights[row][rank], exact = want[row].value * weight;
-        const double slack = std::abs(exact) * (0x1p-4 + 0x1p-10) + 0x1p-10 * scale / 64 + kBound * want[row].magnitude * weight;
+        const double slack = std::abs(exact) * (0x1p-4 + 0x1p-10) + 0x1p-10 * scale + kBound * want[row].magnitude * weight;
         if (!(std::abs(value - exact) <= slack))
           throw KernelFault("expert-pair: h of expert " + std::to_string(set.ids[rank]) + " is " + std::to_string(value) + ", not " + std::to_string(exact), 0);
       }
