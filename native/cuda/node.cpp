@@ -71,7 +71,6 @@ stack::Mode mode_of(NodeMode mode) {
 }
 
 constexpr size_t kStackRows = 8;  // of a step
-constexpr const char* kNoFp8Experts = "the stack holds MXFP4 experts only";
 
 double mean(const std::vector<long long>& values) {
   double sum = 0;
@@ -178,7 +177,6 @@ std::shared_ptr<stack::Stack> make_stack(const NodeSpec& spec) {
 class StackNode final : public NodeModel {
  public:
   explicit StackNode(const NodeSpec& spec) {
-    if (spec.fp8_experts) throw InputFault(kNoFp8Experts);
     stack_ = with_faults([&] { return make_stack(spec); });
   }
 
@@ -245,7 +243,7 @@ class PlainNode final : public NodeModel {
     options_.fp8_experts = spec.fp8_experts;
     options_.max_context = spec.max_context;
     options_.filled_context = spec.filled_context.value_or(0);
-    open();
+    node_ = with_faults([&] { return std::shared_ptr<ReferenceNode>(open_reference_node(options_)); });
   }
 
   size_t weight_bytes() const override { return node_->weight_bytes() / node_->ranks(); }
@@ -253,20 +251,11 @@ class PlainNode final : public NodeModel {
   std::unique_ptr<NodeSequence> generate(const NodeRequest& request) override {
     if (request.block != 1) throw InputFault("the plain reference does not speculate");
     if (request.mode == NodeMode::kResident) throw InputFault("the plain reference has no resident kernel");
-    if (request.filled_context != options_.filled_context) throw InputFault("the reference filled its cache when it was opened");
-    if (const bool graph = request.mode == NodeMode::kGraph; graph != options_.graph) {
-      options_.graph = graph;
-      node_.reset();  // there is room for one
-      open();
-    }
+    with_faults([&] { node_->configure(request.mode == NodeMode::kGraph, request.filled_context); });
     return std::make_unique<ReferenceSequence>(node_, request, shape_.layers - 1, shape_.experts_per_token);
   }
 
  private:
-  void open() {
-    node_ = with_faults([&] { return std::shared_ptr<ReferenceNode>(open_reference_node(options_)); });
-  }
-
   const SyntheticShape shape_;
   ReferenceNodeOptions options_;
   std::shared_ptr<ReferenceNode> node_;
@@ -295,7 +284,6 @@ NodeReport inspect_node() {
     }
     report.gpus.push_back(std::move(found));
   }
-  report.fp8_experts = kNoFp8Experts;
   return report;
 }
 
