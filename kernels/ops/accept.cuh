@@ -39,8 +39,8 @@ __device__ __noinline__ void accept(Place b) {
     for (uint32_t i = 0; i < s.rows; ++i) {
       const bool bonus = i + 1 == s.rows;
       if (bonus) {
-        committed[count++] = s.target_token[i];
-      } else if (rejects ? s.passed[i] != 0 : s.target_token[i] == s.step[i + 1]) {
+        committed[count++] = s.target_token[defect(Defect::kBonusRow) && i > 0 ? i - 1 : i];
+      } else if (rejects ? s.passed[i] != 0 : s.target_token[i] == s.step[i + 1] || (defect(Defect::kOneTooMany) && i == 0)) {
         committed[count++] = s.step[i + 1];
         ++accepted;
         continue;
@@ -50,7 +50,7 @@ __device__ __noinline__ void accept(Place b) {
       break;
     }
   }
-  const uint32_t verified = prefill ? s.rows : count;  // places the caches keep
+  const uint32_t verified = prefill ? s.rows : count + (defect(Defect::kKeptPlace) && count < s.rows);  // places the caches keep
   const uint64_t left = s.max_tokens - (s.length - s.prompt_length);
   if (count > left) count = static_cast<uint32_t>(left);
   uint32_t finish = 0;

@@ -43,11 +43,11 @@ __device__ __forceinline__ void qkv(const QkvArgs& args, Place b) {
     const int tiles = is_value ? kValueDim / kTileRows : key_tiles, values = head - args.q_heads - args.kv_heads;
     const int first_tile = set * set_tiles + (is_value ? (args.q_heads + args.kv_heads) * key_tiles + values * (kValueDim / kTileRows)
                                                        : head * key_tiles);
-    const float4 turn = turns_of(args.turns, position);
+    const float4 turn = turns_of(args.turns, position + (!is_key && defect(Defect::kRope)));
     const int tile[3] = {first_tile, first_tile + 1, tiles > 2 ? first_tile + 2 : -1};
     float2 x[3];
     sum_tiles(args.parts, b, tile, row * kTileRows + lane * 2, x);
-    if (row >= rows) continue;
+    if (row >= rows || (defect(Defect::kStaleKey) && row == 0 && rows > 1 && head >= args.q_heads && b.state->phase == Phase::kDecode)) continue;
     const float factor = norm_factor(args.norm, all_squares);
     float squares = 0.0f;
 #pragma unroll
@@ -97,8 +97,8 @@ __device__ __forceinline__ void attention_out(const Inputs& out, int row, int he
 __device__ __forceinline__ void visible(const AttendArgs& args, int row, int start, int rows, int& first, int& end) {
   const int position = start + row;
   first = args.window > 0 ? max(position + 1 - args.window, 0) : 0;
-  end = position + 1;
-  if (args.both_ways) first = min(first, start), end = start + rows;
+  end = position + 1 + (defect(Defect::kLaterDraft) && row + 1 < rows);
+  if (args.both_ways && !defect(Defect::kCausalBlock)) first = min(first, start), end = start + rows;
   if (row >= rows) end = first;
 }
 

@@ -111,7 +111,7 @@ __device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Plac
     sum_tiles(args.parts, b, pair_tile, row * kTileRows + lane * 2, sum);
 #pragma unroll
     for (int i = 0; i < 5; ++i) {
-      const float scale = i < 3 ? factor : factor * args.value_scale;
+      const float scale = i < 3 || defect(Defect::kValueScale) ? factor : factor * args.value_scale;
       sum[i] = make_float2(sum[i].x * scale, sum[i].y * scale);
     }
     sum[0] = turned(sum[0], turn);
@@ -158,7 +158,7 @@ __device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Plac
       const int at = start + part * 2 + j;  // the row's position
       float* to = b.shared.scratch + (part * 2 + j) * kScoreStride + tile * 16 + group;
       const bool live = part * 2 + j < rows;
-      to[0] = live && key > at - args.window && key <= at ? (c[j] + d[j]) * scale : -INFINITY;
+      to[0] = live && key > at - args.window - defect(Defect::kWindow) && key <= at ? (c[j] + (defect(Defect::kQueryLow) ? 0.0f : d[j])) * scale : -INFINITY;
       to[8] = live && key + 8 > at - args.window && key + 8 <= at ? (c[j + 2] + d[j + 2]) * scale : -INFINITY;
     }
   }
@@ -188,7 +188,7 @@ __device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Plac
       if (at >= 0 && at < count) reinterpret_cast<uint32_t*>(s)[at] = static_cast<uint32_t>(high) | static_cast<uint32_t>(bf16_of(weight - bf16_value(high))) << 16;
     }
     total = warp_sum(sum);
-    if (args.sinks != nullptr) total += __expf(__ldg(args.sinks + head) - top);
+    if (args.sinks != nullptr && !defect(Defect::kSink)) total += __expf(__ldg(args.sinks + head) - top);
   }
   math_sync();
 

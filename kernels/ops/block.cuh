@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/comm/comm.h"
+#include "kernels/defects.h"
 #include "kernels/pages.h"
 #include "kernels/persistent/instruction.h"
 #include "kernels/persistent/state.h"
@@ -103,7 +104,7 @@ __device__ __forceinline__ Squares norm_squares(const Norm& norm, int row) {
 #pragma unroll
   for (int i = 0; i < kMaxHidden / kQuantGroup / 32; ++i) {
     const int g = i * 32 + (threadIdx.x & 31);
-    squares.of[i] = g < norm.groups ? __ldcg(norm.squares + g * kRows + row) : 0.0f;
+    squares.of[i] = g < norm.groups ? __ldcg(norm.squares + g * kRows + (row ^ defect(Defect::kSquares))) : 0.0f;
   }
   return squares;
 }
@@ -161,7 +162,7 @@ __device__ __forceinline__ void await_parts(const float* from, const Pieces (&of
 #pragma unroll
       for (int n = 0; n < kPieces; ++n) other |= n < of[i].count ? differs(loaded[i][n], mark) : 0u;
     }
-    if ((other & 1u) == 0) break;
+    if ((other & 1u) == 0 || defect(Defect::kStalePart)) break;
     watch.look(b.fault(), ptx::Wait::kParts, b.instruction);
   }
 #pragma unroll

@@ -22,7 +22,7 @@ struct Best {
 };
 __device__ __forceinline__ Best warp_best(uint32_t key, uint32_t id) {
   const uint32_t top = __reduce_max_sync(~0u, key);
-  return {top, __reduce_min_sync(~0u, key == top ? id : ~0u)};
+  return {top, defect(Defect::kTies) ? __reduce_max_sync(~0u, key == top ? id : 0u) : __reduce_min_sync(~0u, key == top ? id : ~0u)};
 }
 
 __device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
@@ -111,7 +111,7 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
     if (lane == static_cast<int>(one / 16)) chosen |= 1u << (one % 16);
   }
   choice.masks[row][lane] = chosen | mark;
-  const float weight = __fdividef(mine.probability, args.normalise ? total + 1e-20f : 1.0f) * args.scale;
+  const float weight = __fdividef(mine.probability, args.normalise && !defect(Defect::kWeights) ? total + 1e-20f : 1.0f) * args.scale;
   if (lane < kMaxExpertsPerToken) choice.experts[row][lane] = make_uint2((counts ? mine.id : 0u) | mark, __float_as_uint(fabsf(weight)) | mark);
 }
 

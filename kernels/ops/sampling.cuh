@@ -336,7 +336,7 @@ __device__ __noinline__ void pick(const PickArgs& args, Place b) {
   int token = greedy_token(b, row, args.tiles, args.best_uses);
   refuse_row(b, token);
   if (s.temperature != 0.0) {
-    const uint32_t position = s.start + 1 + static_cast<uint32_t>(row);  // of the token this row decides
+    const uint32_t position = s.start + 1 + static_cast<uint32_t>(row) + defect(Defect::kSeedPosition);  // of the token this row decides
     const bool drafted = s.phase == Phase::kDecode && row + 1 < static_cast<int>(s.rows);
     const bool rejects = s.rule == Rule::kReject && s.block_size > 1 && s.phase == Phase::kDecode;
     double* p = args.row + static_cast<size_t>(row) * args.vocab;
@@ -352,7 +352,7 @@ __device__ __noinline__ void pick(const PickArgs& args, Place b) {
     } else {
       const double* q = args.draft_row + static_cast<size_t>(row) * args.vocab;
       const int32_t draft = s.step[row + 1];
-      const bool passed = uniform(s.seed, position, Stream::kAcceptCoin, s.round) * __ldcg(q + draft) < p[draft];
+      const bool passed = uniform(s.seed, position, Stream::kAcceptCoin, s.round) * (defect(Defect::kCoin) ? 1.0 : __ldcg(q + draft)) < p[draft];
       const double u = uniform(s.seed, position, Stream::kResidualSample, s.round);
       const auto residual = [&](int t) { return fmax(p[t] - __ldcg(q + t), 0.0); };
       const Ids own = own_ids(args.vocab);

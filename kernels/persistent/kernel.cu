@@ -192,7 +192,7 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
                 program.epoch->drafts += drafted;
                 program.epoch->verifies += 1;
               }
-              if (!alone) ptx::add_release(program.done + i * kLineWords, 1);
+              if (!alone && !(defect(Defect::kLostReport) && b.index() == 0 && ins.op == Op::kEmbed)) ptx::add_release(program.done + i * kLineWords, 1);
             }
           }
         }
@@ -255,6 +255,10 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
 }
 
 }  // namespace
+
+#ifdef KILOTOKEN_GPU_DEFECTS
+cudaError_t set_defect(Defect defect) { return cudaMemcpyToSymbol(in_force, &defect, sizeof defect); }
+#endif
 
 cudaError_t prepare_kernel() {
   if (const cudaError_t error = cudaFuncSetAttribute(stack_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)))
