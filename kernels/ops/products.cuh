@@ -483,7 +483,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
   {
     static_assert(kFinishThreads == kRows * kMaxExpertsPerToken, "a thread a choice");
     const int row = threadIdx.x % kRows, n = threadIdx.x % kFinishThreads / kRows;
-    if (row < static_cast<int>(b.shared.rows) && n < args.per_token) {
+    if (row < static_cast<int>(b.shared.rows) && n < args.per_token - defect(Defect::kExpertDropped)) {
       const uint32_t mark = mark_of(args.uses, b);
       ptx::Watch watch;
       uint2 one;
@@ -629,7 +629,7 @@ __device__ __forceinline__ void down_experts(Block& b, int count, float (&acc)[k
       int rank[kAtOnce];
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n) {  // the last expert again for those that there are not
-        const int at = min(i + n, here - 1);
+        const int at = defect(Defect::kExpertOrder) && count % 2 == 0 ? here - 1 - min(i + n, here - 1) : min(i + n, here - 1);
         units[n] = (kPagesAtOnce == 2 && at >= kPerPage ? page[1] : page[0]) + at % kPerPage * kUnits * kDownUnitBytes;
         rank[n] = begin + at;
         multiply_down<kUnits>(b, units[n], rank[n], p[n]);
