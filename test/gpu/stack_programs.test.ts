@@ -1,0 +1,101 @@
+/**
+ * The stack's C++ programs on a Hopper GPU: every operation alone against double, and each comparison shown to fail; compute-sanitizer over them; how faults end; and that
+ * each known mistake of the device code is noticed on nano. Without the programs (`npm run build:cuda`) or a GPU every test here is skipped, and counted as skipped.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { gpuReport } from '../../native/engines.ts';
+import { randomIds } from '../cpu/engine/checkpoints.ts';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const PROGRAMS = path.join(ROOT, 'build/gpu');
+const run = (program: string, args: readonly string[]) => spawnSync(program, args, { cwd: ROOT, encoding: 'utf8' });
+const stack = (program: string, ...args: string[]) => run(path.join(PROGRAMS, program), args);
+
+/** Why nothing can run here, or null. */
+function lack(): string | null {
+  if (!existsSync(path.join(ROOT, 'build/Release/kilotoken_cuda.node'))) return 'the CUDA engines are not built';
+  if (!existsSync(path.join(PROGRAMS, 'stack_defects'))) return 'npm run build:cuda was not run';
+  return gpuReport().lack || null;
+}
+const missing = lack();
+const on = missing === null ? 'on this GPU' : `SKIPPED: ${missing}`;
+/** What a program lists; nothing where it cannot run. */
+const listed = (program: string, ...args: string[]) =>
+  missing === null
+    ? stack(program, ...args)
+        .stdout.trim()
+        .split('\n')
+    : ['nothing'];
+
+describe.skipIf(missing !== null)(`operations of the stack, ${on}`, () => {
+  test.each([['stack_ops'], ['stack_ops', '--break', 'all'], ['stack_experts']])(
+    '%s %s %s',
+    { timeout: 300_000 },
+    (program, ...args) => {
+      const { status, stdout } = stack(program!, ...args.filter((word) => word !== undefined));
+      expect(stdout).toMatch(/, 0 failed|(\d+) of \1 mistakes noticed/);
+      expect(status).toBe(0);
+    },
+  );
+
+  const sanitizer = run('compute-sanitizer', ['--version']).status === 0;
+  test.skipIf(!sanitizer).each(['memcheck', 'racecheck'])(
+    sanitizer ? 'compute-sanitizer %s' : 'compute-sanitizer %s: SKIPPED, it is not installed',
+    { timeout: 600_000 },
+    (tool) => {
+      const program = path.join(PROGRAMS, 'stack_ops');
+      const { status, stdout } = run('compute-sanitizer', [
+        '--tool',
+        tool,
+        '--error-exitcode',
+        '9',
+        program,
+        '--small',
+      ]);
+      expect(stdout).toMatch(/SUMMARY: 0 (errors|hazards)/);
+      expect(status).toBe(0);
+    },
+  );
+});
+
+describe.skipIf(missing !== null)(`faults of the stack, ${on}`, () => {
+  /** As the program states them: 70 a fault of the kernel, 3 a lack of the machine, 2 the caller's. */
+  const EXITS: Record<string, number> = { blocks: 3, grid: 2, memory: 3, none: 0 };
+  test.each(listed('stack_faults'))('%s', { timeout: 60_000 }, (fault) => {
+    const { status, stdout } = stack('stack_faults', fault);
+    expect(stdout).not.toMatch(/FAILED/);
+    expect(status).toBe(EXITS[fault] ?? 70);
+  });
+});
+
+describe.skipIf(missing !== null)(`known mistakes of the device code, ${on}`, () => {
+  let folder: string;
+  beforeAll(() => {
+    folder = mkdtempSync(path.join(tmpdir(), 'kilotoken-defects-'));
+    const prompts = [1, 2, 3, 4, 5, 6].map((seed) => randomIds(seed, 60 + 10 * seed, 1024).join(' '));
+    writeFileSync(path.join(folder, 'prompts.txt'), `${prompts.join('\n')}\n`);
+    const written = run(process.execPath, [
+      'test/gpu/write-spec.mjs',
+      'checkpoints/nano/fp4',
+      path.join(folder, 'nano.spec'),
+    ]);
+    expect(written.stderr).toBe('');
+  });
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  test.each(listed('stack_defects', 'list'))('%s', { timeout: 120_000 }, (id) => {
+    const { status, stdout } = stack(
+      'stack_defects',
+      path.join(folder, 'nano.spec'),
+      path.join(folder, 'prompts.txt'),
+      id,
+    );
+    expect(stdout).toMatch(/^ok /m);
+    expect(status).toBe(0);
+  });
+});
