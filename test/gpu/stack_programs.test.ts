@@ -73,6 +73,35 @@ describe.skipIf(missing !== null)(`faults of the stack, ${on}`, () => {
   });
 });
 
+// A toy whose rows hold a NaN, in a process of its own: what the command line would print and exit with.
+const SEAM = `
+  import { explain } from './dist/bin/support/exit.js';
+  import { cudaAddonFile } from './dist/native/addon.js';
+  import { ToyModel } from './dist/native/toy.js';
+  try {
+    const tables = { vocab: 2, order: 1, block: 1, maxContext: 16, targetLogits: Float32Array.of(NaN, 0, NaN, 0), draftLogits: new Float32Array(0), allowNan: true };
+    const toy = await ToyModel.load(tables, cudaAddonFile(), 'stack-cuda');
+    const session = await toy.engine().open([0], { seed: '1', temperature: 0, topP: 1, topK: 0, maxTokens: 4, stopIds: [] });
+    await session.step();
+  } catch (error) {
+    const { code, text } = explain(error);
+    console.log(text);
+    process.exit(code);
+  }`;
+
+describe.skipIf(missing !== null || !existsSync(path.join(ROOT, 'dist/bin')))(
+  `a fault behind the seam, ${missing === null ? 'on this GPU (needs npm run build:ts)' : on}`,
+  () => {
+    test('a NaN among the logits: one line, exit code 70', { timeout: 60_000 }, () => {
+      const { status, stdout } = run(process.execPath, ['--input-type=module', '--eval', SEAM]);
+      expect(stdout).toMatch(
+        /^internal error: .*a logit that is not a number \(rank 0, block \d+, instruction \d+\)$/m,
+      );
+      expect(status).toBe(70);
+    });
+  },
+);
+
 describe.skipIf(missing !== null)(`known mistakes of the device code, ${on}`, () => {
   let folder: string;
   beforeAll(() => {
