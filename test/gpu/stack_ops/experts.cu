@@ -254,7 +254,7 @@ void test_experts_up() {
       static std::mt19937 begin;
       if (n == tries) begin = generator;
       if (n > tries) generator = begin;
-      const HandChoice choice(c.experts, c.per_token, rows, n, n % 3 == 1);
+      const HandChoice choice(c.experts, c.per_token, rows, n, hot && n % 3 == 1);
       std::vector<uint8_t> codes(static_cast<size_t>(kRows) * c.hidden, 0);
       std::vector<float> scales(static_cast<size_t>(c.hidden) / kQuantGroup * kRows, 1.0f);
       std::vector<double> value(static_cast<size_t>(kRows) * c.hidden, 0.0);
