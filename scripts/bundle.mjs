@@ -68,7 +68,16 @@ function takeStripped(from, to) {
 
 for (const file of ['LICENSE', 'NOTICE', 'package.json', 'bin/kilotoken.mjs']) take(file);
 if (!host) {
-  for (const file of ['README.md', 'docs/gpu.md', 'docs/bench.md', 'docs/node.md', 'docs/engines.md', 'schemas', 'suites']) take(file);
+  for (const file of [
+    'README.md',
+    'docs/gpu.md',
+    'docs/bench.md',
+    'docs/node.md',
+    'docs/engines.md',
+    'schemas',
+    'suites',
+  ])
+    take(file);
   for (const part of ['fp4', 'fp8', 'card.json']) take(`checkpoints/nano/${part}`);
 }
 take(join(built, 'dist'), 'dist', /\.map$/);
