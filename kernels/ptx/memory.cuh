@@ -128,11 +128,6 @@ __device__ __forceinline__ uint2 load_relaxed(const uint2* from) {
   asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(from) : "memory");
   return x;
 }
-__device__ __forceinline__ float load_relaxed(const float* from) {
-  float x;
-  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(x) : "l"(from) : "memory");
-  return x;
-}
 __device__ __forceinline__ float2 load_relaxed(const float2* from) {
   float2 x;
   asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"(from) : "memory");
