@@ -88,6 +88,13 @@ async function freePort(): Promise<number> {
   return port;
 }
 
+/** The limit of a rank whose own limit is not what is tested: never reached, however busy the machine. */
+const PATIENT_MS = 40_000;
+/** What a busy machine may add to a limit. A fault that is only noticed by another limit comes later than this. */
+const SLACK_MS = 10_000;
+/** How long a rank looks for trouble that is sure to come. */
+const WATCH_MS = 25_000;
+
 interface Who {
   readonly ranks?: number;
   readonly purpose?: number;
@@ -96,7 +103,7 @@ interface Who {
 }
 
 function rank(index: number, port: number, who: Who = {}, ...after: (string | number)[]): Process {
-  const { ranks = 2, purpose = 9, limit = 5000, address = '127.0.0.1' } = who;
+  const { ranks = 2, purpose = 9, limit = PATIENT_MS, address = '127.0.0.1' } = who;
   return start(['meet', index, ranks, address, port, purpose, limit, ...after]);
 }
 
@@ -112,6 +119,34 @@ async function stranger(port: number): Promise<net.Socket> {
     if (connected) return socket;
     await sleep(20);
   }
+}
+
+interface Relay {
+  readonly port: number;
+  /** Resolves once what the rank says first has been handed on to rank 0. */
+  readonly handedOn: Promise<void>;
+}
+
+/** Stands between one rank and rank 0 at `port`, so that a test knows when rank 0 has been told of the rank. */
+async function relay(port: number): Promise<Relay> {
+  let done: () => void;
+  const handedOn = new Promise<void>((resolve) => {
+    done = resolve;
+  });
+  const server = net.createServer({ pauseOnConnect: true }, async (rank) => {
+    const zero = await stranger(port);
+    for (const socket of [rank, zero]) socket.on('error', () => undefined);
+    rank.on('close', () => zero.destroy());
+    zero.on('close', () => {
+      rank.destroy();
+      server.close();
+    });
+    rank.on('data', (bytes: Buffer) => zero.write(bytes, done));
+    zero.on('data', (bytes: Buffer) => rank.write(bytes));
+    rank.resume();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return { port: (server.address() as net.AddressInfo).port, handedOn };
 }
 
 test('eight ranks meet in any order and all hold what rank 0 gave', async () => {
@@ -133,12 +168,12 @@ test('a rank may be late, and so may rank 0; a name is as good as a number', asy
 
 test('ranks that do not come are named, to rank 0 and to those who came', async () => {
   const port = await freePort();
-  const zero = rank(0, port, { ranks: 4, limit: 1000 });
+  const zero = rank(0, port, { ranks: 4, limit: 3000 });
   const two = rank(2, port, { ranks: 4 });
   for (const { text, status, ms } of [await zero.ended, await two.ended]) {
-    expect(text).toMatch(/^fault: 2 of 4 ranks did not come to 127\.0\.0\.1:\d+ within 1 s: 1, 3\n$/);
+    expect(text).toMatch(/^fault: 2 of 4 ranks did not come to 127\.0\.0\.1:\d+ within 3 s: 1, 3\n$/);
     expect(status).toBe(3);
-    expect(ms).toBeLessThan(4000);
+    expect(ms).toBeLessThan(3000 + SLACK_MS);
   }
 });
 
@@ -147,7 +182,7 @@ test('without a rank 0 the others say where they looked', async () => {
   const { text, status, ms } = await rank(1, port, { limit: 700 }).ended;
   expect(text).toBe(`fault: no rank 0 at 127.0.0.1:${port} within 0.7 s: Connection refused\n`);
   expect(status).toBe(3);
-  expect(ms).toBeLessThan(3000);
+  expect(ms).toBeLessThan(700 + SLACK_MS);
 });
 
 test('two processes with one rank end all, and both are named', async () => {
@@ -166,7 +201,7 @@ test('two processes with one rank end all, and both are named', async () => {
 test('two processes with rank 0: the second is told that the port is taken', async () => {
   const port = await freePort();
   const zero = rank(0, port);
-  await sleep(200);
+  (await stranger(port)).destroy(); // it listens
   const { text, status } = await rank(0, port).ended;
   expect(text).toContain(`rank 0 cannot listen on port ${port}: Address already in use (another process is rank 0`);
   expect(status).toBe(3);
@@ -210,20 +245,20 @@ test('garbage, silence and early closes at rank 0 do not disturb the meeting', a
 });
 
 test('what is no rank 0 at the address is recognised: garbage, an early close, silence', async () => {
-  const answers: ((socket: net.Socket) => void)[] = [
-    (socket) => socket.write(Buffer.alloc(4096, 0x41)),
-    (socket) => socket.destroy(),
-    () => undefined,
+  const answers: [(socket: net.Socket) => void, number][] = [
+    [(socket) => socket.write(Buffer.alloc(4096, 0x41)), PATIENT_MS],
+    [(socket) => socket.destroy(), PATIENT_MS],
+    [() => undefined, 800],
   ];
   const texts: string[] = [];
-  for (const answer of answers) {
+  for (const [answer, limit] of answers) {
     const server = net.createServer((socket) => {
       socket.on('error', () => undefined);
       answer(socket);
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const { port } = server.address() as net.AddressInfo;
-    const { text, status } = await rank(1, port, { limit: 800 }).ended;
+    const { text, status } = await rank(1, port, { limit }).ended;
     expect(status).toBe(3);
     texts.push(text.replace(String(port), 'PORT'));
     server.close();
@@ -238,18 +273,19 @@ test('what is no rank 0 at the address is recognised: garbage, an early close, s
 test('a rank that ends while the others are awaited ends the meeting', async () => {
   const port = await freePort();
   const zero = rank(0, port, { ranks: 3 });
-  const one = rank(1, port, { ranks: 3 });
-  await sleep(300);
+  const between = await relay(port);
+  const one = rank(1, between.port, { ranks: 3 });
+  await between.handedOn;
+  const killed = performance.now();
   one.child.kill('SIGKILL');
-  const { text, ms } = await zero.ended;
-  expect(text).toMatch(/^fault: rank 1 \(pid \d+ on \S+\) ended while the ranks met\n$/);
-  expect(ms).toBeLessThan(3000);
+  expect((await zero.ended).text).toMatch(/^fault: rank 1 \(pid \d+ on \S+\) ended while the ranks met\n$/);
+  expect(performance.now() - killed).toBeLessThan(SLACK_MS);
 });
 
-test('a killed rank is noticed by all within a second; one that says goodbye is not', async () => {
+test('a killed rank is noticed by all at once; one that says goodbye is not', async () => {
   const port = await freePort();
-  const zero = rank(0, port, { ranks: 4 }, 'watch', 8000);
-  const one = rank(1, port, { ranks: 4 }, 'watch', 8000);
+  const zero = rank(0, port, { ranks: 4 }, 'watch', WATCH_MS);
+  const one = rank(1, port, { ranks: 4 }, 'watch', WATCH_MS);
   const two = rank(2, port, { ranks: 4 }, 'hang');
   const three = rank(3, port, { ranks: 4 }, 'bye');
   await Promise.all([zero.says('met'), one.says('met'), two.says('met'), three.ended]);
@@ -258,19 +294,20 @@ test('a killed rank is noticed by all within a second; one that says goodbye is 
   two.child.kill('SIGKILL');
   for (const { ended } of [zero, one])
     expect((await ended).text).toMatch(/trouble: rank 2 \(pid \d+ on \S+\) is gone: its process or machine ended\n$/);
-  expect(performance.now() - killed).toBeLessThan(1000);
+  // By the closed connection: sooner than the 11 s after which a machine that fell silent is given up.
+  expect(performance.now() - killed).toBeLessThan(SLACK_MS);
 });
 
 test('a killed rank 0 is noticed, and why a rank stops reaches all others', async () => {
   const port = await freePort();
-  const zero = rank(0, port, { ranks: 3 }, 'watch', 8000);
-  const one = rank(1, port, { ranks: 3 }, 'watch', 8000);
+  const zero = rank(0, port, { ranks: 3 }, 'watch', WATCH_MS);
+  const one = rank(1, port, { ranks: 3 }, 'watch', WATCH_MS);
   const two = rank(2, port, { ranks: 3 }, 'tell', 'the GPU fell off');
   for (const { ended } of [zero, one]) expect((await ended).text).toMatch(/trouble: rank 2: the GPU fell off\n$/);
   await two.ended;
   const next = await freePort();
   const first = rank(0, next, {}, 'hang');
-  const second = rank(1, next, {}, 'watch', 8000);
+  const second = rank(1, next, {}, 'watch', WATCH_MS);
   await second.says('met');
   first.child.kill('SIGKILL');
   expect((await second.ended).text).toMatch(/trouble: rank 0 \(at 127\.0\.0\.1\) is gone/);
