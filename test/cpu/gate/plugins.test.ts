@@ -5,12 +5,23 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openPlugin } from '../../../harness/engines/plugin.ts';
-import { find, gate, refutations } from './support.ts';
+import type { Budget } from '../../../harness/gate/budget.ts';
+import { find, gate, refutations, SMALL } from './support.ts';
 
 const ROOT = join(import.meta.dirname, '../../..');
 const TOY = `cmd:python3 ${join(ROOT, 'examples/engine_toy.py')}`;
 /** Long enough for a busy machine to start Python; an engine that hangs costs this once. */
 const LIMITS = { answerMs: 5_000, lineBytes: 200_000 };
+
+/** Enough to catch an untruth that is in every round: two interpreters stand behind each answer here, and the rest is waiting. */
+const FEW: Partial<Budget> = { ...SMALL, lawTokens: 2_000, toyTokens: 1_000 };
+
+/** Until no process has `marker` in its arguments; one that stays is seen by the limit of the test. */
+async function gone(marker: string): Promise<void> {
+  while (execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' }).includes(marker)) {
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}
 
 let scratch: string;
 beforeAll(() => {
@@ -18,10 +29,10 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
-async function judged(text: string) {
+async function judged(text: string, budget?: Partial<Budget>) {
   const source = openPlugin(text, LIMITS);
   try {
-    return await gate(source, { stepMs: 6_000 });
+    return await gate(source, { stepMs: 6_000, ...(budget === undefined ? {} : { budget }) });
   } finally {
     await source.close();
   }
@@ -104,11 +115,9 @@ describe('a child process that', () => {
     ['answers another request', 'line = re.sub(r\'"id": \\d+\', \'"id": 99999\', line)', 'unknown id'],
     ['answers twice', 'sys.stdout.write(line)', 'unknown id'],
   ])('%s', async (name, act, kind) => {
-    const started = performance.now();
     const result = await judged(faulty(name.replace(/\W/g, '_'), act));
     expect(result.verdict).toBe('refuted');
     expect(find(result, 'sessions').evidence).toContain(`${kind}:`);
-    expect(performance.now() - started).toBeLessThan(15_000);
   });
 
   it.each([
@@ -129,7 +138,7 @@ describe('a child process that', () => {
     ['sessions', `line = line.replace('"committed": [', '"committed": [1e400, ')`],
     ['books', `line = re.sub(r'"drafted": \\[(\\d)', r'"drafted": [0, 0, 0, 0, \\1', line)`],
   ])('tells an untruth that %s refutes', async (check, act) => {
-    const result = await judged(faulty(`lies_${act.replace(/\W/g, '').slice(-40)}`, act, 1));
+    const result = await judged(faulty(`lies_${act.replace(/\W/g, '').slice(-40)}`, act, 1), FEW);
     expect(refutations(result)).toContain(check);
   });
 
@@ -142,9 +151,7 @@ describe('a child process that', () => {
     const source = openPlugin(`cmd:sleep 300 & python3 ${join(ROOT, 'examples/engine_toy.py')} # ${marker}`, LIMITS);
     await source.open({});
     await source.close();
-    await new Promise((done) => setTimeout(done, 200));
-    const list = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
-    expect(list.split('\n').filter((line) => line.includes(marker))).toEqual([]);
+    await gone(marker);
   });
 
   it('dies with the harness', async () => {
@@ -159,9 +166,7 @@ describe('a child process that', () => {
       spawn(process.execPath, ['--input-type=module', '-e', code]).once('exit', done),
     );
     expect(await ended).toBe(0); // otherwise nothing was started that could be left
-    await new Promise((done) => setTimeout(done, 200));
-    const list = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
-    expect(list.split('\n').filter((line) => line.includes(marker))).toEqual([]);
+    await gone(marker);
   });
 });
 

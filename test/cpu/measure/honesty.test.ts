@@ -25,6 +25,10 @@ function put(path: string, text: string): void {
 }
 
 const wait = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
+/** A busy machine takes its time; that it never comes is seen by the limit of the test. */
+const until = async (come: () => boolean): Promise<void> => {
+  while (!come()) await wait(10);
+};
 
 describe('the sampler', () => {
   it('reads what is there, at the rate that was asked for, and stops', async () => {
@@ -46,7 +50,11 @@ describe('the sampler', () => {
     // 30 ticks busy of 40 on two cores: 1.5 cores. The counter of energy runs over its end.
     put('proc/stat', 'cpu  130 0 0 110 0 0 0 0 0 0\ncpu0 65 0 0 55 0 0 0 0\ncpu1 65 0 0 55 0 0 0 0\n');
     put('sys/class/powercap/intel-rapl:0/energy_uj', '10000\n');
-    await wait(300);
+    await until(() => rows.filter((row) => row.source === 'cpufreq').length >= 5);
+    // Never faster than asked for.
+    expect(rows.filter((row) => row.source === 'cpufreq').length).toBeLessThanOrEqual(
+      (performance.now() - started) / 20 + 1,
+    );
     await telemetry.stop();
     const n = rows.length;
     await wait(60);
@@ -56,7 +64,6 @@ describe('the sampler', () => {
     expect(of('cpufreq')[0]!.sm_clock_mhz).toBe(2500);
     expect(of('thermal')[0]!.temperature_c).toBe(45);
     expect(of('rapl')[0]!.energy_j).toBeCloseTo(0.02, 9);
-    expect(of('cpufreq').length).toBeGreaterThanOrEqual(5);
   });
 
   it('gives no row for a sensor that is not there, and hands on what the sink throws', async () => {
@@ -100,9 +107,8 @@ describe('the sampler', () => {
       root,
       smi: fake,
     });
-    await wait(400);
+    await until(() => rows.length > 4);
     await telemetry.stop();
-    expect(rows.length).toBeGreaterThan(4);
     expect(rows.find((row) => row.device === '0')).toEqual({
       t_ns: 1,
       source: 'nvidia-smi',
