@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "gpu_look_exports.h"
 #include "native/cuda/bench.h"
 #include "native/cuda/load.h"
 #include "native/cuda/stack_model.h"
@@ -112,6 +113,7 @@ void export_gpu(Napi::Env env, Napi::Object exports) {
   exports.Set("benchFloors", Napi::Function::New<bench<bench_floors>>(env, "benchFloors"));
   exports.Set("benchOperations", Napi::Function::New<bench<bench_operations>>(env, "benchOperations"));
   exports.Set("benchLayers", Napi::Function::New<bench<bench_layers>>(env, "benchLayers"));
+  export_gpu_look(env, exports);
   export_node(env, exports);
 }
 
