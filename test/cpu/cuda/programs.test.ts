@@ -20,7 +20,7 @@ const cuda =
 const COMPILING = 3_600_000;
 
 test.skipIf(!cuda)(
-  'every program compiles without a spill; without a GPU the reference's programs and bench_kernels exit 3 (needs nvcc)',
+  'every program compiles without a spill; without a GPU those of the reference and bench_kernels exit 3 (needs nvcc)',
   { timeout: COMPILING },
   () => {
     execFileSync('cmake', ['--build', BUILD, '--target', 'kilotoken_gpu_tests', 'bench_kernels'], {
