@@ -1,6 +1,7 @@
 // Device memory with an owner, and the one place where a CUDA status becomes an exception.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -14,6 +15,14 @@ namespace kilotoken::stack {
 inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw DeviceError(std::string(what) + ": " + cudaGetErrorString(status));
 }
+
+// True once the host has given up on a kernel: giving memory back would wait for it. The end of the process gives it back.
+inline std::atomic<bool>& lost_device() {
+  static std::atomic<bool> lost{false};
+  return lost;
+}
+inline bool device_lost() { return lost_device(); }
+inline void lose_device() { lost_device() = true; }
 
 // A copy to the device that has arrived when it returns. cudaMemcpy from pageable memory alone only promises that the source can be
 // reused, and sequences run on streams that do not wait for the default one.
@@ -43,7 +52,9 @@ class Device {
     return *this;
   }
   Device(const Device&) = delete;
-  ~Device() { cudaFree(data_); }
+  ~Device() {
+    if (!device_lost()) cudaFree(data_);
+  }
 
   T* get() const { return data_; }
   size_t size() const { return count_; }

@@ -2,6 +2,7 @@
 #include "stack.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "model.h"
+#include "ranks.h"
 
 namespace kilotoken::stack {
 
@@ -52,13 +54,15 @@ class SessionImpl final : public StackSession {
   explicit SessionImpl(std::shared_ptr<StackImpl> stack);
   void pass_by_instruction(bool draft);
   void pass_by_graph(bool draft);
-  void wait();
+  void wait(uint32_t passes = 1);
+  void launched(cudaError_t status, size_t rank, const char* what);
   SessionState read_state() const;
   void write_state(const SessionState& state);
 
   std::shared_ptr<StackImpl> stack_;
   std::vector<std::unique_ptr<Replica>> replicas_;
   uint32_t rounds_read_ = 0;
+  uint32_t prefill_passes_ = 1;
   bool finished_ = false;
 };
 
@@ -126,6 +130,7 @@ Replica::Replica(const Model& model) : device(model.device) {
 }
 
 Replica::~Replica() {
+  if (device_lost()) return;
   cudaSetDevice(device);
   for (const cudaGraphExec_t graph : graphs)
     if (graph != nullptr) cudaGraphExecDestroy(graph);
@@ -163,6 +168,7 @@ SessionImpl::SessionImpl(std::shared_ptr<StackImpl> stack, const Request& reques
   s.phase = Phase::kPrefill;
   s.length = s.prompt_length;
   s.rows = std::min<uint32_t>(kRows, static_cast<uint32_t>(request.prompt.size()));
+  prefill_passes_ = (static_cast<uint32_t>(request.prompt.size()) + kRows - 1) / kRows;
   for (uint32_t i = 0; i < s.rows; ++i) s.step[i] = request.prompt[i];
   for (const LayerShape& l : target.layers) s.mixture_layers += l.mixture;
   std::vector<int32_t> proposals = request.proposals;
@@ -199,6 +205,7 @@ std::unique_ptr<StackSession> SessionImpl::fork() const {
   }
   copy->write_state(read_state());
   copy->rounds_read_ = rounds_read_;
+  copy->prefill_passes_ = prefill_passes_;
   copy->finished_ = finished_;
   return copy;
 }
@@ -222,34 +229,45 @@ void SessionImpl::write_state(const SessionState& state) {
   }
 }
 
-// Until all GPUs are done; throws what the first of them has to say.
-void SessionImpl::wait() {
-  cudaError_t status = cudaSuccess;
-  for (const auto& r : replicas_) {
-    use(r->device);
-    const cudaError_t one = cudaStreamSynchronize(r->stream);
-    if (status == cudaSuccess) status = one;
+// The host's patience with kernels that record no round: a prefill is one round however long its prompt is.
+constexpr auto kPassPatience = std::chrono::milliseconds(100);
+
+// Until all GPUs are done with what is queued; a round, and with it a sign of life, comes after so many passes.
+void SessionImpl::wait(uint32_t passes) {
+  std::vector<RankWait> ranks;
+  for (const auto& r : replicas_) ranks.push_back({r->device, r->stream, &r->mailbox->fault.code});
+  const Mailbox& mailbox = *replicas_.front()->mailbox;
+  uint32_t round = rounds_read_;
+  const auto progress = [&]() -> uint64_t {
+    while (*static_cast<const volatile uint32_t*>(&mailbox.rounds[round % kMailboxRounds].sequence) == round + 1) ++round;
+    return round;
+  };
+  Patience patience;
+  patience.quiet += passes * kPassPatience;
+  await_ranks(ranks, progress, patience);
+}
+
+// Of a launch on one of the GPUs. Where it failed, those before it wait for a rank that will not come: until they have given up nothing of theirs can go.
+void SessionImpl::launched(cudaError_t status, size_t rank, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  if (replicas_.size() == 1) check(status, what);
+  const std::string text = "rank " + std::to_string(rank) + " on GPU " + std::to_string(replicas_[rank]->device) + ": " + what + ": " + cudaGetErrorString(status);
+  try {
+    wait();
+  } catch (const DeviceError&) {
+    // The first failure is the one to be told.
   }
-  for (size_t rank = 0; rank < replicas_.size(); ++rank) {
-    const ptx::Fault& fault = replicas_[rank]->mailbox->fault;
-    if (fault.code == 0) continue;
-    static const char* const kWaits[] = {"", "a page of weights", "a free page", "the inputs of a step", "an accumulator", "a free accumulator",
-                                         "the choice of experts", "the instruction before", "the sums of a linear", "another GPU"};
-    constexpr uint32_t kKnown = sizeof kWaits / sizeof kWaits[0];
-    const std::string where = " (rank " + std::to_string(rank) + ", block " + std::to_string(fault.block) + ", instruction " + std::to_string(fault.detail) + ")";
-    if (fault.code == 101) throw KernelFault("the model produced a logit that is not a number" + where, fault.code);
-    if (fault.code == 100) throw KernelFault("the model produced a row without any token" + where, fault.code);
-    throw KernelFault(std::string("the kernel waited too long for ") + kWaits[fault.code < kKnown ? fault.code : 0] + where, fault.code);
-  }
-  check(status, "the kernel");
+  throw DeviceError(text);
 }
 
 void SessionImpl::pass_by_instruction(bool draft) {
   const Program& list = replicas_.front()->program;
   for (int i = draft ? 0 : list.verify; i < list.count; ++i) {
-    for (const auto& r : replicas_) {
-      use(r->device);
-      check(launch_instruction(r->program, i, r->state.get(), r->mailbox, stack_->first().blocks, r->stream), "a launch");
+    for (size_t rank = 0; rank < replicas_.size(); ++rank) {
+      const Replica& r = *replicas_[rank];
+      use(r.device);
+      launched(launch_instruction(r.program, i, r.state.get(), r.mailbox, stack_->first().blocks, r.stream), rank, "a launch");
     }
   }
 }
@@ -267,9 +285,10 @@ void SessionImpl::pass_by_graph(bool draft) {
     check(cudaGraphInstantiate(&graph, recorded, 0), "recording");
     cudaGraphDestroy(recorded);
   }
-  for (const auto& r : replicas_) {
-    use(r->device);
-    check(cudaGraphLaunch(r->graphs[draft], r->stream), "a launch");
+  for (size_t rank = 0; rank < replicas_.size(); ++rank) {
+    const Replica& r = *replicas_[rank];
+    use(r.device);
+    launched(cudaGraphLaunch(r.graphs[draft], r.stream), rank, "a launch");
   }
 }
 
@@ -305,9 +324,10 @@ std::vector<StackRound> SessionImpl::run(int rounds, Mode mode) {
   while (!finished_ && rounds_read_ < goal) {
     if (mode == Mode::kResident) {
       const uint32_t some = std::min<uint32_t>(goal - rounds_read_, kMailboxRounds);
-      for (const auto& r : replicas_) {
-        use(r->device);
-        check(launch_resident(r->program, r->state.get(), r->mailbox, some, stack_->first().blocks, r->stream), "a launch");
+      for (size_t rank = 0; rank < replicas_.size(); ++rank) {
+        const Replica& r = *replicas_[rank];
+        use(r.device);
+        launched(launch_resident(r.program, r.state.get(), r.mailbox, some, stack_->first().blocks, r.stream), rank, "a launch");
       }
     } else {
       const SessionState s = read_state();
@@ -315,7 +335,7 @@ std::vector<StackRound> SessionImpl::run(int rounds, Mode mode) {
       if (mode == Mode::kGraph) pass_by_graph(draft);
       else pass_by_instruction(draft);
     }
-    wait();
+    wait(rounds_read_ == 0 ? prefill_passes_ : 1);
     collect();
   }
   return out;
@@ -394,8 +414,9 @@ std::shared_ptr<Stack> Stack::make_parallel(const std::vector<Rank>& parts, int 
       check(cudaDeviceCanAccessPeer(&reaches, a.device, b.device), "the links");
       if (reaches == 0) throw DeviceError("GPU " + std::to_string(a.device) + " cannot reach the memory of GPU " + std::to_string(b.device));
       const cudaError_t status = cudaDeviceEnablePeerAccess(b.device, 0);
-      if (status != cudaErrorPeerAccessAlreadyEnabled) check(status, "the links");
       cudaGetLastError();
+      if (status != cudaSuccess && status != cudaErrorPeerAccessAlreadyEnabled)
+        throw DeviceError("GPU " + std::to_string(a.device) + " was refused the memory of GPU " + std::to_string(b.device) + ": " + cudaGetErrorString(status));
     }
   }
   std::vector<std::unique_ptr<Model>> ranks;
@@ -411,6 +432,8 @@ std::shared_ptr<Stack> Stack::make_parallel(const std::vector<Rank>& parts, int 
       try {
         use(parts[r].device);
         ranks[r]->load(parts[r].target, parts[r].draft, *parts[r].weights);
+      } catch (const DeviceError& error) {
+        failed[r] = std::make_exception_ptr(DeviceError("rank " + std::to_string(r) + " on GPU " + std::to_string(parts[r].device) + ": " + error.what()));
       } catch (...) {
         failed[r] = std::current_exception();
       }

@@ -316,8 +316,18 @@ NodeReadCeiling node_read_ceiling(uint32_t gpus) {
       }
     });
   for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& failure : failures)
-    if (failure) with_faults([&] { std::rethrow_exception(failure); });
+  for (uint32_t gpu = 0; gpu < gpus; ++gpu) {
+    if (!failures[gpu]) continue;
+    with_faults([&] {
+      try {
+        std::rethrow_exception(failures[gpu]);
+      } catch (const stack::KernelFault& fault) {
+        throw stack::KernelFault("the read ceiling of GPU " + std::to_string(gpu) + ": " + fault.what(), fault.code);
+      } catch (const stack::DeviceError& error) {
+        throw stack::DeviceError("the read ceiling of GPU " + std::to_string(gpu) + ": " + error.what());
+      }
+    });
+  }
   return ceiling;
 }
 

@@ -123,6 +123,7 @@ struct Core {
     fp8::NcclComm comm = nullptr;  // written under `mutex`
     std::unique_ptr<fp8::NcclCollectives> collectives;
     std::unique_ptr<fp8::DecodeRank> decode;  // made and destroyed in the rank's thread
+    bool busy = false;                        // with the job; under `mutex`
   };
   using Job = std::function<void(Local&)>;
 
@@ -138,7 +139,23 @@ struct Core {
   bool stopping = false;
 };
 
-void serve(const std::shared_ptr<Core>& core, size_t index) {
+std::string name_of(const Core::Local& local) { return "rank " + std::to_string(local.rank) + " on GPU " + std::to_string(local.gpu); }
+
+// What went wrong in a rank's thread, by the rank's name where there are several.
+std::exception_ptr named(const std::exception_ptr& error, const Core::Local& local, bool alone) {
+  if (alone) return error;
+  try {
+    std::rethrow_exception(error);
+  } catch (const fp8::DeviceLack& lack) {
+    return std::make_exception_ptr(fp8::DeviceLack(name_of(local) + ": " + lack.what()));
+  } catch (const fp8::DeviceFault& fault) {
+    return std::make_exception_ptr(fp8::DeviceFault(name_of(local) + ": " + fault.what()));
+  } catch (...) {
+    return error;
+  }
+}
+
+void serve(const std::shared_ptr<Core>& core, size_t index, bool alone) {
   Core::Local& local = core->locals[index];
   uint64_t seen = 0;
   for (;;) {
@@ -154,10 +171,11 @@ void serve(const std::shared_ptr<Core>& core, size_t index) {
       fp8::check(cudaSetDevice(local.gpu), "choosing a GPU");
       job(local);
     } catch (...) {
-      core->fate.fail(std::current_exception());
+      core->fate.fail(named(std::current_exception(), local, alone));
     }
     {
       const std::lock_guard lock(core->mutex);
+      local.busy = false;
       --core->running;
     }
     core->changed.notify_all();
@@ -319,7 +337,7 @@ class Node final : public ReferenceNode {
         std::memcpy(id.bytes, gift.data(), gift.size());
       }
     }
-    for (size_t i = 0; i < core_->locals.size(); ++i) threads_.emplace_back(serve, core_, i);
+    for (size_t i = 0; i < core_->locals.size(); ++i) threads_.emplace_back(serve, core_, i, ranks_ == 1);
     try {
       connect(id);
     } catch (...) {
@@ -378,6 +396,7 @@ class Node final : public ReferenceNode {
       const std::lock_guard lock(core_->mutex);
       core_->job = std::move(job);
       core_->running = core_->locals.size();
+      for (Core::Local& local : core_->locals) local.busy = true;
       ++core_->job_number;
     }
     core_->changed.notify_all();
@@ -390,12 +409,20 @@ class Node final : public ReferenceNode {
       lock.unlock();
       if (core_->progress != seen) seen = core_->progress, last = Clock::now();
       if (!ended && Clock::now() - last > limit)
-        core_->fate.fail(std::make_exception_ptr(fp8::DeviceFault("no rank of this process got on within " + std::to_string(limit.count() / 1000) + " s")));
+        core_->fate.fail(std::make_exception_ptr(fp8::DeviceFault(still_busy() + " did not get on within " + std::to_string(limit.count() / 1000) + " s")));
       look_at_others();
     }
     if (!core_->fate.failed()) return;
     stop();
     raise();
+  }
+
+  std::string still_busy() const {
+    const std::lock_guard lock(core_->mutex);
+    std::string names;
+    for (const Core::Local& local : core_->locals)
+      if (local.busy) names += (names.empty() ? "" : ", ") + name_of(local);
+    return names;
   }
 
   void look_at_others() {

@@ -1,0 +1,113 @@
+#include "ranks.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "device_memory.h"
+
+namespace kilotoken::stack {
+
+namespace {
+
+constexpr uint32_t kPeer = 9, kNoToken = 100, kNaN = 101;
+
+// By ptx::Wait.
+constexpr const char* kWaits[] = {"", "a page of weights", "a free page", "the inputs of a step", "an accumulator", "a free accumulator",
+                                  "the choice of experts", "the instruction before", "the sums of a linear", "another GPU"};
+
+std::string what_waited(uint32_t code) { return code < std::size(kWaits) ? kWaits[code] : "something unknown (" + std::to_string(code) + ")"; }
+
+std::string seconds(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f s", value);
+  return text;
+}
+
+class Judge {
+ public:
+  explicit Judge(const std::vector<RankEnd>& ends) : ends_(ends) {}
+
+  std::string where(size_t rank) const {
+    const RankEnd& end = ends_[rank];
+    return " (rank " + std::to_string(rank) + (ends_.size() > 1 ? " on GPU " + std::to_string(end.device) : "") + ", block " + std::to_string(end.block) +
+           ", instruction " + std::to_string(end.detail) + ")";
+  }
+  std::string name(size_t rank) const { return "rank " + std::to_string(rank) + " on GPU " + std::to_string(ends_[rank].device); }
+
+  template <class Is>
+  std::optional<size_t> first(Is is) const {
+    const auto found = std::find_if(ends_.begin(), ends_.end(), is);
+    return found == ends_.end() ? std::nullopt : std::optional<size_t>(found - ends_.begin());
+  }
+  // The first whose wait ran out, as the end of a sentence about another one.
+  std::string who_waited() const {
+    const auto waited = [](const RankEnd& end) { return end.code != 0; };
+    const auto rank = first(waited);
+    if (!rank) return "";
+    const auto others = std::count_if(ends_.begin(), ends_.end(), waited) - 1;
+    return "; " + name(*rank) + (others > 0 ? " and " + std::to_string(others) + " more" : "") + " waited too long, for " + what_waited(ends_[*rank].code) +
+           " (block " + std::to_string(ends_[*rank].block) + ", instruction " + std::to_string(ends_[*rank].detail) + ")";
+  }
+
+ private:
+  const std::vector<RankEnd>& ends_;
+};
+
+}  // namespace
+
+std::optional<RankFailure> judge_ranks(const std::vector<RankEnd>& ends, double waited) {
+  const Judge judge(ends);
+  const auto code_of = [&](std::optional<size_t> rank) { return rank ? ends[*rank].code : 0; };
+  const auto waiting = judge.first([](const RankEnd& end) { return end.code != 0; });
+  if (const auto rank = judge.first([](const RankEnd& end) { return end.code == kNoToken || end.code == kNaN; }))
+    return RankFailure{(ends[*rank].code == kNaN ? "the model produced a logit that is not a number" : "the model produced a row without any token") + judge.where(*rank),
+                       ends[*rank].code};
+  if (const auto rank = judge.first([](const RankEnd& end) { return end.ended && !end.error.empty() && end.code == 0; }))
+    return RankFailure{judge.name(*rank) + " failed: " + ends[*rank].error + judge.who_waited(), code_of(waiting)};
+  if (const auto rank = judge.first([](const RankEnd& end) { return !end.ended; }))
+    return RankFailure{judge.name(*rank) + " did not end its kernel, the host waited " + seconds(waited) + " for it" + judge.who_waited(), code_of(waiting)};
+  if (!waiting) return std::nullopt;
+  if (const auto rank = judge.first([](const RankEnd& end) { return end.code == 0; }))
+    return RankFailure{judge.name(*rank) + " was missing: its kernel had ended or was never launched" + judge.who_waited(), code_of(waiting)};
+  // All of them: one that waited for something of its own rather than for a GPU.
+  const size_t rank = judge.first([](const RankEnd& end) { return end.code != kPeer; }).value_or(*waiting);
+  return RankFailure{"the kernel waited too long for " + what_waited(ends[rank].code) + judge.where(rank), ends[rank].code};
+}
+
+void await_ranks(const std::vector<RankWait>& ranks, const std::function<uint64_t()>& progress, const Patience& patience) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<RankEnd> ends(ranks.size());
+  for (size_t r = 0; r < ranks.size(); ++r) ends[r].device = ranks[r].device;
+  size_t open = ranks.size();
+  bool failed = false;
+  uint64_t seen = progress();
+  auto last = Clock::now();  // when anything was heard; from the first failure on, that
+  while (open > 0) {
+    bool heard = false;
+    for (size_t r = 0; r < ranks.size(); ++r) {
+      if (ends[r].ended) continue;
+      cudaError_t status = cudaSetDevice(ranks[r].device);  // of a GPU that failed it may fail too
+      if (status == cudaSuccess) status = cudaStreamQuery(ranks[r].stream);
+      if (status == cudaErrorNotReady) continue;
+      ends[r].ended = heard = true;
+      --open;
+      if (status == cudaSuccess) continue;
+      ends[r].error = cudaGetErrorString(status);
+      if (!failed) last = Clock::now();
+      failed = true;
+    }
+    if (const uint64_t now = progress(); now != seen) seen = now, heard = true;
+    const auto now = Clock::now();
+    if (heard && !failed) last = now;
+    if (now - last > (failed ? patience.others : patience.quiet)) break;
+  }
+  cudaGetLastError();  // a stream that is not ready counts as an error to whoever asks for the last one
+  if (open > 0) lose_device();
+  for (size_t r = 0; r < ranks.size(); ++r) ends[r].code = ranks[r].fault[0], ends[r].block = ranks[r].fault[1], ends[r].detail = ranks[r].fault[2];
+  // One GPU has nobody else to be named.
+  if (ends.size() == 1 && ends[0].ended && ends[0].code == 0 && !ends[0].error.empty()) throw DeviceError("the kernel: " + ends[0].error);
+  const double waited = std::chrono::duration<double>(failed ? patience.others : patience.quiet).count();
+  if (const auto failure = judge_ranks(ends, waited)) throw KernelFault(failure->text, failure->code);
+}
+
+}  // namespace kilotoken::stack
