@@ -14,7 +14,7 @@ import { all, byId, descendants, type Element, parseHtml, textOf } from '../supp
 import { sampleReport } from '../support/sample-report.ts';
 import { buildSite, type SiteBuild, siteWorkshop } from '../support/site-build.ts';
 
-const BUILD_LIMIT = 60_000;
+const BUILD_LIMIT = 180_000;
 const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((p) =>
   existsSync(p),
 );
