@@ -4,6 +4,8 @@
  * (native/node.ts, put behind this by bin/) are the same thing to the runner.
  */
 
+import type { GpuLook } from '../../measure/gpus.ts';
+
 /** What runs: the stack, or the plain reference beside it. */
 export type NodeEngine = 'stack' | 'reference';
 export type ExpertFormat = 'mxfp4' | 'fp8';
@@ -128,12 +130,68 @@ export interface ReadCeiling {
   readonly method: string;
 }
 
+/**
+ * The all-reduce inside the kernel alone, as kernels/bench/collectives.h defines it: `cycles` are samples, one a call, of block 0;
+ * `spanNs` is the GPU's common clock over all of them, `slowestNs` that of the block for which they took longest.
+ */
+export interface CollectiveLaunch {
+  /** none: no sum is made; the blocks of a GPU only meet. */
+  readonly how: 'none' | 'one-hop' | 'two-hops';
+  /** chain: a call follows the one before by its data alone. step: and behind each the blocks meet. barrier: the meeting alone. */
+  readonly arrangement: 'chain' | 'step' | 'barrier';
+  readonly rows: number;
+  readonly launch: number;
+  readonly rank: number;
+  readonly spanNs: number;
+  readonly slowestNs: number;
+  readonly cycles: readonly number[];
+}
+
+/** Sums of the last of so many calls, by rank: `sha256:<hex>` over 8 x 6144 binary32 values, little endian. */
+export interface CollectiveSums {
+  readonly how: 'one-hop' | 'two-hops';
+  readonly data: 'random' | 'cancelling';
+  readonly calls: number;
+  readonly digests: readonly string[];
+}
+
+/** An all-reduce of a library, microseconds a call: each sample is the mean over a batch. */
+export interface LibraryTimes {
+  readonly how: 'eager' | 'graph';
+  readonly rank: number;
+  readonly us: readonly number[];
+}
+
+export interface CollectiveSamples {
+  readonly launches: readonly CollectiveLaunch[];
+  readonly sums: readonly CollectiveSums[];
+  /** A mistake made on purpose, and at how many of how many places the machine's own comparison saw it. */
+  readonly planted: readonly {
+    readonly how: 'one-hop' | 'two-hops';
+    readonly mistake: string;
+    readonly seen: number;
+    readonly values: number;
+  }[];
+  /** NCCL on the same GPUs. Lacks are null where there is none. */
+  readonly nccl: {
+    readonly version: string | null;
+    readonly lack: string | null;
+    readonly graphLack: string | null;
+    readonly batch: number;
+    readonly times: readonly LibraryTimes[];
+  };
+}
+
 export interface NodeMachine {
+  /** Who is on the GPUs now, one entry a GPU in the order of `describe`. Asked before anything else, it leaves the GPUs untouched. */
+  look(): Promise<readonly GpuLook[]>;
   describe(): Promise<NodeDescription>;
   /** Rejects with InputError for what it cannot hold, EnvironmentError for memory, DeviceError for a GPU that faulted. */
   open(spec: NodeModelSpec): Promise<NodeModel>;
   /** Absent: this build measures no floor. */
   readonly readCeiling?: (gpus: number) => Promise<ReadCeiling>;
+  /** Absent: this build measures no collectives. Over the first `gpus`, at least 2, while no model is open; rejects as open() does. */
+  readonly collectives?: (gpus: number) => Promise<CollectiveSamples>;
 }
 
 /** A GPU faulted or a wait ran out. Same name as native/errors.ts has, so that the command line ends alike: exit 70. */
