@@ -1,8 +1,8 @@
-"""What a user would pick instead of the stack, on the same matrices, on this GPU: python3 peers/run.py --out peers.json [--seconds 140]
+"""What a user would pick instead of the stack, on the same matrices, on this GPU: python3 peers/run.py --out peers.json [--seconds 140] [--marlin PATH]
 
-Needs PyTorch 2.9 or later and Triton on a machine with a Hopper GPU; nothing of the repository is needed, nothing is installed. Each family of peers
-runs in a process of its own, so that one that dies takes only its own rows along. `kilotoken bench kernels --peers peers.json` prints the result
-beside the stack's own times.
+Needs PyTorch 2.9 or later and Triton on a machine with a Hopper GPU; nothing of the repository is needed, nothing is installed. Open kernels that
+neither brings are named by the user: --marlin, a shared library with Marlin's kernel. Each family of peers runs in a process of its own, so that one
+that dies takes only its own rows along. `kilotoken bench kernels --peers peers.json` prints the result beside the stack's own times.
 """
 
 import argparse
@@ -14,8 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from marlin import open_library
+
 HERE = Path(__file__).resolve().parent
 FAMILIES = (("triton_peers.py", 0.45), ("torch_peers.py", 1.0))  # share of the time that is left
+MARLIN = ("library_peers.py", 0.25)
 
 
 def versions() -> dict:
@@ -42,14 +45,14 @@ def driver() -> str:
         return "unknown"
 
 
-def run_family(program: str, seconds: float) -> tuple[list, list]:
+def run_family(program: str, seconds: float, *named: str) -> tuple[list, list]:
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "rows.jsonl"
         lines.touch()
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
         # The family stops by itself; what hangs is ended a little later.
         try:
-            status = subprocess.run([sys.executable, str(HERE / program), str(lines), f"{seconds:.1f}"], env=environment, timeout=seconds + 15, check=False)
+            status = subprocess.run([sys.executable, str(HERE / program), str(lines), f"{seconds:.1f}", *named], env=environment, timeout=seconds + 15, check=False)
             end = None if status.returncode == 0 else f"the process ended with status {status.returncode}"
         except subprocess.TimeoutExpired:
             end = "the process was ended: it did not stop in time"
@@ -78,16 +81,27 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--out", required=True, help="the JSON file to write")
     arguments.add_argument("--seconds", type=float, default=140.0, help="in all, imports included")
+    arguments.add_argument("--marlin", metavar="PATH", help="a shared library with Marlin's INT4 kernel (docs/bench.md)")
     options = arguments.parse_args()
+    families, left_out = [(*family, ()) for family in FAMILIES], []
+    try:
+        if options.marlin is None:
+            left_out.append({"peer": "Marlin INT4", "why": "no library was named (--marlin)"})
+        else:
+            open_library(options.marlin)
+            families.insert(0, (*MARLIN, (os.path.abspath(options.marlin),)))
+    except ValueError as failure:
+        print(f"peers: {failure}", file=sys.stderr)
+        return 2
     until = time.monotonic() + options.seconds
     try:
         found = json.loads(subprocess.run([sys.executable, str(HERE / "run.py"), "versions"], capture_output=True, text=True, timeout=90, check=True).stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as failure:
         print(f"peers: no PyTorch, Triton or GPU here ({failure})", file=sys.stderr)
         return 3
-    rows, left_out = [], []
-    for program, share in FAMILIES:
-        more_rows, more_left_out = run_family(program, max(5.0, (until - time.monotonic()) * share - 5.0))
+    rows = []
+    for program, share, named in families:
+        more_rows, more_left_out = run_family(program, max(5.0, (until - time.monotonic()) * share - 5.0), *named)
         rows += more_rows
         left_out += more_left_out
     document = {"schema": "kilotoken/bench-peers@1", **found, "rows": rows, "leftOut": left_out}

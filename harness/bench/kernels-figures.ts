@@ -1,5 +1,5 @@
 /** Every figure of a kernel bench from its raw samples alone, so that a stored document can be derived anew anywhere. */
-import type { Figures, Operation, PeerRow, Raw, Summary, Weights } from './kernels-schema.ts';
+import type { Figures, Operation, PeerRow, PeerWeights, Raw, Summary } from './kernels-schema.ts';
 
 /** Median (of an even number of samples the mean of the middle two) and the spread. @throws RangeError without samples */
 export function summary(samples: readonly number[]): Summary {
@@ -69,7 +69,8 @@ function hops(list: Raw['floors']['flag']): Figures['hops']['flag'] {
   return { partners: samples, medianUs: median, bestUs: least, worstUs: most };
 }
 
-const WIDTH: Record<Weights, number> = { mxfp4: 4, fp8: 8, bf16: 16, f32: 32 };
+/** Bits a weight, of codes and of the scales that every 32 (MXFP4, 8 bits) or 128 (INT4, 16 bits) share. */
+const BITS: Record<PeerWeights, number> = { int4: 4.125, mxfp4: 4.25, fp8: 8, bf16: 16, f32: 32 };
 
 /** Of the peers that did the same product with weights at least as wide: a narrower format would be another model. */
 function fastestPeer(
@@ -78,9 +79,7 @@ function fastestPeer(
   ours: number,
 ): Figures['operations'][number]['peer'] {
   const fitting = rows
-    .filter(
-      (row) => row.matrix === op && row.m === m && row.experts === experts && WIDTH[row.weights] >= WIDTH[weights],
-    )
+    .filter((row) => row.matrix === op && row.m === m && row.experts === experts && BITS[row.weights] >= BITS[weights])
     .map(({ peer, mode, us }) => ({ peer, mode, us: summary(us).median }))
     .sort((a, b) => a.us - b.us);
   const [first] = fitting;

@@ -10,7 +10,8 @@ export const BENCH_PEERS_SCHEMA_ID = 'kilotoken/bench-peers@1';
 const Microseconds = z.array(z.number().positive()).min(3).describe('microseconds, one sample a repeat');
 const Count = z.int().positive();
 const Weights = z.enum(['mxfp4', 'fp8', 'bf16', 'f32']).describe('how the weights are stored');
-export type Weights = z.infer<typeof Weights>;
+const PeerWeights = z.enum([...Weights.options, 'int4']).describe('how the weights are stored');
+export type PeerWeights = z.infer<typeof PeerWeights>;
 
 const ReadRate = z.strictObject({
   ringKib: Count,
@@ -82,7 +83,7 @@ export const PeerRow = z.strictObject({
   experts: Count.nullable(),
   m: Count,
   peer: z.string(),
-  weights: Weights,
+  weights: PeerWeights,
   mode: z.string().describe('how calls are issued: eager, or replays of a CUDA graph'),
   bytes: Count.describe('weights and scales of one call, as this peer stores them'),
   copies: Count,
@@ -166,7 +167,7 @@ export const Figures = z.strictObject({
       m: Count,
       experts: Count.nullable(),
       peer: z.string(),
-      weights: Weights,
+      weights: PeerWeights,
       mode: z.string(),
       ...Rate,
     }),

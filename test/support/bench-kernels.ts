@@ -77,6 +77,7 @@ export function sampleRaw(): Raw {
         peer({}),
         peer({ peer: 'two', us: [8, 9, 7] }),
         peer({ peer: 'narrower', weights: 'mxfp4', us: [1, 1, 1] }),
+        peer({ peer: 'narrower still', weights: 'int4', us: [1, 1, 1] }),
         peer({ peer: 'of other rows', m: 4, us: [1, 1, 1] }),
         peer({ peer: 'wider', weights: 'bf16', us: [14, 15, 16] }),
       ],

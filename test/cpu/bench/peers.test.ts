@@ -1,0 +1,180 @@
+/**
+ * The peers' Python that needs no GPU and no PyTorch: where Marlin's kernel finds every weight and scale, what a wrong library is answered, and
+ * that the rows it would write are accepted. The kernel's reading is done again here from its source (widening of eight codes, columns of its
+ * fragments) and PTX's layout of mma.m16n8k16's B fragment. No library was run: that needs a GPU.
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { readPeers } from '../../../harness/bench/kernels-check.ts';
+import { deriveFigures } from '../../../harness/bench/kernels-figures.ts';
+import type { PeerRow } from '../../../harness/bench/kernels-schema.ts';
+import { sampleRaw } from '../../support/bench-kernels.ts';
+
+const PEERS = join(import.meta.dirname, '../../../peers');
+
+let scratch: string;
+beforeAll(() => {
+  scratch = mkdtempSync(join(tmpdir(), 'kilotoken-peers-'));
+});
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+/** What Python prints as JSON, with the peers' folder on its path. */
+function python<T>(code: string): T {
+  const script = `import json, sys\nsys.path.insert(0, ${JSON.stringify(PEERS)})\n${code}`;
+  const { status, stdout, stderr } = spawnSync('python3', ['-B', '-c', script], { encoding: 'utf8' });
+  expect(stderr).toBe('');
+  expect(status).toBe(0);
+  return JSON.parse(stdout) as T;
+}
+
+/** Small numbers that repeat late: a linear congruence's high bits. */
+function codes(count: number): number[] {
+  let state = 12_345;
+  return Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0;
+    return state >>> 28;
+  });
+}
+
+/** The kernel's two B fragments of one word: [fragment][register][half], each a code less 8. */
+function widened(word: number): number[][][] {
+  return [word, word >>> 8].map((q) =>
+    [q & 0x000f000f, (q & 0x00f000f0) >>> 4].map((pair) => [(pair & 0xffff) - 8, (pair >>> 16) - 8]),
+  );
+}
+
+/** PTX ISA, mma.m16n8k16: k and n of a lane's B register and half. */
+const fragmentK = (lane: number, register: number, half: number) => (lane % 4) * 2 + half + 8 * register;
+const fragmentN = (lane: number) => Math.floor(lane / 4);
+
+/** A tile [16 k][64 rows] as the kernel reads 128 words: a lane's sixteen bytes are words 4 lane and on, word j for outputs 16 j to 16 j + 15. */
+function readTile(words: readonly number[]): number[][] {
+  const tile = Array.from({ length: 16 }, () => new Array<number>(64).fill(Number.NaN));
+  for (let lane = 0; lane < 32; lane += 1) {
+    for (let j = 0; j < 4; j += 1) {
+      widened(words[4 * lane + j]!).forEach((registers, fragment) => {
+        registers.forEach((halves, register) => {
+          halves.forEach((value, half) => {
+            tile[fragmentK(lane, register, half)]![16 * j + 8 * fragment + fragmentN(lane)] = value;
+          });
+        });
+      });
+    }
+  }
+  return tile;
+}
+
+describe('the layout of Marlin', () => {
+  test('a packed tile is read as it was', () => {
+    const order = python<number[]>('import marlin; print(json.dumps(marlin.tile_order()))');
+    expect([...order].sort((a, b) => a - b)).toEqual(Array.from({ length: 1024 }, (_, i) => i));
+    const tile = codes(1024);
+    const words = Array.from({ length: 128 }, (_, word) =>
+      Array.from({ length: 8 }, (__, nibble) => tile[order[8 * word + nibble]!]! * 16 ** nibble).reduce(
+        (a, b) => a + b,
+      ),
+    );
+    expect(readTile(words).flat()).toEqual(tile.map((code) => code - 8));
+  });
+
+  test("every fragment's column gets its own scale", () => {
+    const order = python<number[]>('import marlin; print(json.dumps(marlin.scale_order()))');
+    for (let lane = 0; lane < 32; lane += 1) {
+      for (let fragment = 0; fragment < 8; fragment += 1) {
+        // A lane reads sixteen bytes, at lane / 4; half 2 j + b of them is for fragment b of word j.
+        expect(order[8 * fragmentN(lane) + fragment]).toBe(8 * fragment + fragmentN(lane));
+      }
+    }
+  });
+
+  const torch = spawnSync('python3', ['-c', 'import torch']).status === 0;
+  test.skipIf(!torch)('a whole matrix is packed tile by tile (skipped: python3 has no PyTorch)', () => {
+    const [rows, k] = [128, 48];
+    const matrix = codes(rows * k);
+    writeFileSync(join(scratch, 'codes.json'), JSON.stringify(matrix));
+    const packed = python<number[][]>(`
+import torch
+from library_peers import pack_codes
+codes = torch.tensor(json.load(open(${JSON.stringify(join(scratch, 'codes.json'))})), dtype=torch.uint8).view(${rows}, ${k})
+print(json.dumps(pack_codes(codes).tolist()))`);
+    expect(packed.map((row) => row.length)).toEqual([256, 256, 256]);
+    for (let row = 0; row < rows; row += 64) {
+      for (let at = 0; at < k; at += 16) {
+        const words = packed[at / 16]!.slice(row * 2, row * 2 + 128).map((word) => word >>> 0);
+        const expected = Array.from(
+          { length: 16 * 64 },
+          (_, i) => matrix[(row + (i % 64)) * k + at + Math.floor(i / 64)]! - 8,
+        );
+        expect(readTile(words).flat()).toEqual(expected);
+      }
+    }
+  });
+
+  test('bytes: half a byte a weight and two for each 128, of rows as padded', () => {
+    const sizes = python<number[]>(
+      'import marlin; print(json.dumps([marlin.padded(3392), marlin.padded(6144), marlin.stored_bytes(3456, 6144)]))',
+    );
+    expect(sizes).toEqual([3456, 6144, 3456 * 6144 * (4.125 / 8)]);
+  });
+});
+
+describe('rows of the document', () => {
+  const rows = python<Partial<PeerRow>[]>(`
+import marlin
+print(json.dumps([marlin.linear_fields("qkv", 3392, 6144, 8), marlin.linear_fields("o", 6144, 2048, 8), marlin.pair_fields(8, 60, 256, 6144)]))`);
+  const peers = {
+    ...sampleRaw().peers!,
+    rows: rows.map((row) => ({ ...row, mode: 'graph', copies: 20, error: 1e-3, errorBound: 2e-3, us: [1, 1, 1] })),
+  };
+
+  test('are accepted', () => {
+    expect(readPeers(JSON.parse(JSON.stringify(peers))).rows.map(({ weights, bytes }) => [weights, bytes])).toEqual([
+      ['int4', 3456 * 6144 * (4.125 / 8)],
+      ['int4', 6144 * 2048 * (4.125 / 8)],
+      ['int4', 60 * 3 * 256 * 6144 * (4.125 / 8)],
+    ]);
+  });
+
+  test.each(['fp8', 'mxfp4'] as const)(
+    'stand in the list and not beside an operation in %s: INT4 is narrower',
+    (weights) => {
+      const raw = { ...sampleRaw(), peers: readPeers(peers) };
+      const operation = raw.operations[0]!;
+      raw.operations = [
+        { ...operation, weights },
+        { ...operation, op: 'expert-pair', experts: 60, weights },
+      ];
+      const figures = deriveFigures(raw);
+      expect(figures.operations.map(({ peer }) => peer)).toEqual([null, null]);
+      expect(figures.peers).toHaveLength(3);
+    },
+  );
+});
+
+describe('a library that is none', () => {
+  const run = (library: string) => {
+    const { status, stdout, stderr } = spawnSync(
+      'python3',
+      ['-B', join(PEERS, 'run.py'), '--out', join(scratch, 'peers.json'), '--marlin', library],
+      { encoding: 'utf8' },
+    );
+    return { status, stdout, stderr };
+  };
+
+  test('is refused in one line before anything runs', () => {
+    const text = join(scratch, 'text.so');
+    writeFileSync(text, 'not a library\n');
+    for (const [library, message] of [
+      [join(scratch, 'missing.so'), /^peers: \S+missing\.so is no library that can be loaded: [^\n]+\n$/],
+      [text, /^peers: \S+text\.so is no library that can be loaded: [^\n]+\n$/],
+      ['libm.so.6', /^peers: libm\.so\.6 has no function marlin_cuda\n$/],
+    ] as const) {
+      const finished = run(library);
+      expect(finished.stderr).toMatch(message);
+      expect(finished).toMatchObject({ status: 2, stdout: '' });
+    }
+  });
+});
