@@ -1,5 +1,5 @@
 /**
- * How directly a figure was observed, best first. Where several are to be had the best is taken, and the one taken is printed.
+ * How directly a figure was observed, best first; printed beside the figure.
  *   trace     from the record of every single round
  *   request   from the clock and counts of whole requests
  *   counter   from counters that the engine adds up itself
@@ -7,16 +7,6 @@
  */
 export const SOURCES = ['trace', 'request', 'counter', 'inferred'] as const;
 export type Source = (typeof SOURCES)[number];
-
-/** The better of two. */
-export function bestSource(sources: readonly Source[]): Source {
-  return SOURCES.find((source) => sources.includes(source)) ?? 'inferred';
-}
-
-/** The worse: what a figure made of several is as good as. */
-export function worstSource(sources: readonly Source[]): Source {
-  return [...SOURCES].reverse().find((source) => sources.includes(source)) ?? 'inferred';
-}
 
 /**
  * Where acceptance figures come from. Drafts that are listed make a trace; an engine with a block above 1 that never shows a draft

@@ -60,12 +60,6 @@ export function gammaQ(a: number, x: number): number {
   return x < a + 1 ? 1 - lowerSeries(a, x) : upperFraction(a, x);
 }
 
-/** Lower regularised incomplete gamma P(a, x), a > 0, x >= 0. */
-export function gammaP(a: number, x: number): number {
-  if (x <= 0) return 0;
-  return x < a + 1 ? lowerSeries(a, x) : 1 - upperFraction(a, x);
-}
-
 /** P(X > x) of a chi-square with df > 0 degrees of freedom. */
 export function chiSquareSurvival(x: number, df: number): number {
   return gammaQ(df / 2, x / 2);

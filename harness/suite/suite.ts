@@ -10,7 +10,6 @@ import { parseRow, readJsonLines } from './jsonl.ts';
 import { Prompt } from './prompt.ts';
 
 export const SCENARIOS = ['coding', 'math', 'agent', 'chat'] as const;
-export type Scenario = (typeof SCENARIOS)[number];
 
 export interface Suite {
   /** One of SCENARIOS, or the name of the benchmark an external file holds. */

@@ -15,7 +15,7 @@ import {
 } from '../../../harness/stats/chisquare.ts';
 import { holm } from '../../../harness/stats/holm.ts';
 import { philox4x32, Random, uniform52 } from '../../../harness/stats/philox.ts';
-import { upperBoundWithoutEvent, wilson } from '../../../harness/stats/proportion.ts';
+import { upperBoundWithoutEvent } from '../../../harness/stats/proportion.ts';
 
 describe('Philox4x32-10', () => {
   it('gives the known answers of the Random123 distribution', () => {
@@ -137,19 +137,6 @@ describe('Holm', () => {
 });
 
 describe('proportions', () => {
-  prop.prop([fc.integer({ min: 1, max: 500 }), fc.double({ min: 0, max: 1, noNaN: true })], { seed: 14 })(
-    'Wilson ends solve the score equation',
-    (n, share) => {
-      const hits = Math.round(share * n);
-      const { low, high } = wilson(hits, n, 0.95);
-      const z = normalQuantile(0.975);
-      for (const end of [low, high]) {
-        if (end === 0 || end === 1) continue;
-        expect(Math.abs(hits / n - end) / Math.sqrt((end * (1 - end)) / n)).toBeCloseTo(z, 8);
-      }
-    },
-  );
-
   it('the bound without an event is the beta quantile', () => {
     for (const n of [1, 7, 64, 256, 10_000]) {
       expect(upperBoundWithoutEvent(n, 0.999)).toBeCloseTo(betaQuantile(0.999, 1, n), 12);

@@ -6,7 +6,7 @@ import { pricePerMillion, taskSeconds, tokensWithin, triesWithin } from '../../.
 import { splitByFacet } from '../../../harness/measure/facets.ts';
 import { between, ratioBetween, speedInterval, widened } from '../../../harness/measure/interval.ts';
 import { percentile, quantile } from '../../../harness/measure/percentile.ts';
-import { acceptanceSource, bestSource, worstSource } from '../../../harness/measure/source.ts';
+import { acceptanceSource } from '../../../harness/measure/source.ts';
 import { acceptanceSwitches } from '../../../harness/measure/switches.ts';
 import { Steadiness } from '../../../harness/measure/warmup.ts';
 import { allBusy, peakOf } from '../../../harness/measure/windows.ts';
@@ -209,9 +209,7 @@ describe('facets', () => {
 });
 
 describe('sources', () => {
-  it('are ranked, and acceptance without a shown draft is inferred', () => {
-    expect(bestSource(['inferred', 'request'])).toBe('request');
-    expect(worstSource(['trace', 'counter'])).toBe('counter');
+  it('acceptance without a shown draft is inferred', () => {
     expect(acceptanceSource([{ drafted: 7, kept: 3 }], 8)).toBe('trace');
     expect(acceptanceSource([{ drafted: 0, kept: 3 }], 8)).toBe('inferred');
     expect(acceptanceSource([{ drafted: 0, kept: 1 }], 1)).toBe('trace');
