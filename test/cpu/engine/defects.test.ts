@@ -34,7 +34,7 @@ beforeAll(() => {
   execFileSync('cmake', ['-S', ROOT, '-B', FOLDER, '-DKILOTOKEN_DEFECTS=ON'], quiet);
   execFileSync('cmake', ['--build', FOLDER, '--parallel', '2'], quiet);
   special = defectsAddonFile();
-}, 300_000);
+}, 1_800_000); // a whole addon is compiled here, on a fresh machine
 
 describe('the normal build', () => {
   test('has neither the titles of defects nor a way to choose one', () => {
