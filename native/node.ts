@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import { addon, addonDigest, type CudaAddon, callAddon, cudaAddonFile } from './addon.ts';
 import { DeviceError, EnvironmentError } from './errors.ts';
+import { gpuLook } from './gpus.ts';
 
 /** What the addon exports for it; see native/addon/node_exports.cpp. */
 export interface NodeExports {
@@ -101,6 +102,7 @@ export function nodeMachine() {
   if (nodeDescribe === undefined || nodeOpen === undefined)
     throw new EnvironmentError('the CUDA engines were built without the node benchmark; run `npm run setup`');
   return {
+    look: gpuLook,
     async describe() {
       const { lack, gpus, lacks } = await callAddon(nodeDescribe);
       return {

@@ -6,6 +6,7 @@ import { writeDocument } from '../../bundle/disk.ts';
 import type { Provenance } from '../../bundle/provenance.ts';
 import { sealBundle } from '../../bundle/tree.ts';
 import { EnvironmentError, InputError } from '../../engine.ts';
+import { CONTEXT_BYTES, companyOf, GPU_LOOK, type GpuLook, lookAt } from '../../measure/gpus.ts';
 import { startTelemetry } from '../../measure/telemetry.ts';
 import { exitCodeOf } from '../../report/build.ts';
 import { buildNodeReport } from './build.ts';
@@ -14,11 +15,11 @@ import { makeNodePlan, type NodePlan, type NodePlanInput } from './plan.ts';
 import { readNodeRun } from './reader.ts';
 import { NodeReport } from './report.ts';
 import type { NodeManifest } from './rows.ts';
-import { runNodePlan } from './runner.ts';
+import { lookAgain, runNodePlan } from './runner.ts';
 import { type NodeManifestHead, NodeWriter } from './writer.ts';
 
-/** Memory of a GPU that may be in use before the run begins: what a driver and this process's own context take. */
-const FOREIGN_BYTES = 4 * 2 ** 30;
+/** Memory of a GPU that may be in use before the run begins, if this process has worked on it already. */
+const WORKED_BYTES = 4 * 2 ** 30;
 
 export type NodeBenchOptions = Omit<NodePlanInput, 'gpus' | 'freeBytes' | 'lacks'> & {
   /** Null: all that are there, as far as 1, 2, 4 or 8 of them can be used. */
@@ -52,7 +53,9 @@ export interface NodeBenchResult {
 export async function planNodeBench(
   machine: NodeMachine,
   options: NodeBenchOptions,
-): Promise<{ readonly plan: NodePlan; readonly description: NodeDescription }> {
+): Promise<{ readonly plan: NodePlan; readonly description: NodeDescription; readonly looks: readonly GpuLook[] }> {
+  // First: to describe a GPU is to be on it.
+  const before = await lookAt(() => machine.look(), null);
   const description = await machine.describe();
   const { lack, gpus, capabilities } = description;
   if (lack !== '') throw new EnvironmentError(lack);
@@ -64,9 +67,16 @@ export async function planNodeBench(
       `${count} GPUs were asked for, ${gpus.length} ${gpus.length === 1 ? 'is' : 'are'} visible`,
     );
   const used = gpus.slice(0, count);
-  for (const gpu of used) {
+  const looks = await lookAt(
+    async () => before,
+    used.map((gpu) => gpu.index),
+  );
+  const { foreign } = companyOf(looks);
+  if (foreign.length > 0)
+    throw new EnvironmentError(`another program is ${foreign.join('; ')}; the benchmark needs its GPUs to itself`);
+  for (const [i, gpu] of used.entries()) {
     const taken = gpu.memory - gpu.freeMemory;
-    if (taken > FOREIGN_BYTES)
+    if (taken > (looks[i]!.held ? WORKED_BYTES : CONTEXT_BYTES))
       throw new EnvironmentError(
         `GPU ${gpu.index} has ${(taken / 2 ** 30).toFixed(1)} GiB in use by another program; the benchmark needs its GPUs to itself`,
       );
@@ -85,13 +95,13 @@ export async function planNodeBench(
       readCeiling: machine.readCeiling === undefined ? 'this build measures no read ceiling' : null,
     },
   });
-  return { plan, description };
+  return { plan, description, looks };
 }
 
 /** Rejects as planNodeBench does, and with DeviceError when a GPU faulted; then the bundle holds what was recorded before. */
 export async function benchNode(input: NodeBenchInput): Promise<NodeBenchResult> {
   const { machine, signal, now, progress, directory } = input;
-  const { plan, description } = await planNodeBench(machine, input.options);
+  const { plan, description, looks } = await planNodeBench(machine, input.options);
   const main = plan.models[0]!;
   const head: NodeManifestHead = {
     ...input.about,
@@ -101,6 +111,7 @@ export async function benchNode(input: NodeBenchInput): Promise<NodeBenchResult>
     provenance: input.provenance(plan, description),
   };
   const writer = new NodeWriter(directory, head, plan, now);
+  writer.look({ t_ns: 0, kind: GPU_LOOK, when: 'before', stage: null, gpus: [...looks] });
   const telemetry = startTelemetry({
     hz: input.telemetryHz,
     t: () => writer.t(),
@@ -117,6 +128,7 @@ export async function benchNode(input: NodeBenchInput): Promise<NodeBenchResult>
     failure = error;
   }
   await telemetry.stop();
+  await lookAgain({ machine, plan, writer, progress }, 'after', null);
   writer.finish(status);
   const report = await judgeNodeDirectory(directory);
   if (failure !== null) throw failure;

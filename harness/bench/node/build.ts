@@ -1,5 +1,6 @@
 /** The report of a node benchmark from its stored rows: a fresh run and a committed one are judged by the same code. */
 
+import { companyOf } from '../../measure/gpus.ts';
 import { Comparer, labelsOf } from './compare.ts';
 import { type CellSums, cellFigures, cellSums, stretchOf, told, untold } from './figures.ts';
 import { layerTimes } from './layers.ts';
@@ -190,6 +191,11 @@ function warnings(run: StoredNodeRun): string[] {
       said.push(
         `${model.id} holds ${gib(row.weightBytes)} GiB of weights on the first GPU; ${gib(model.estimatedGpuBytes)} were estimated in all`,
       );
+  }
+  for (const row of run.looks) {
+    const { doubts, unseen } = companyOf(row.gpus);
+    for (const text of unseen) said.push(`other programs: not seen: ${text}`);
+    for (const text of doubts) said.push(text);
   }
   for (const row of run.events) if (row.kind === 'stage-left-out') said.push(`stage ${row.stage} was ${row.reason}`);
   return [...new Set(said)];

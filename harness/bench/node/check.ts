@@ -54,6 +54,7 @@ export async function checkNodeBundle(directory: string, options: CheckOptions):
       checkPlan(run, findings);
       checkOrder(run, findings);
       checkEvents(run, findings);
+      checkLooks(run, findings);
       checkClocks(run, findings);
       for (const text of nodeBooks(run)) findings.difference('books', text);
       checkCeilings(run, findings);
@@ -160,6 +161,21 @@ function checkEvents(run: StoredNodeRun, findings: Findings): void {
   }
   if (end !== undefined && end.t_ns / 1e9 !== manifest.seconds)
     findings.difference('clocks', 'the run ended at another time than the manifest says');
+}
+
+/** Where a run looked who was on its GPUs, it looked before, behind every stage and after. */
+function checkLooks({ looks, events, manifest, plan }: StoredNodeRun, findings: Findings): void {
+  if (looks.length === 0) return;
+  const missing = (what: string): void => findings.difference('events', `there is no look at the GPUs ${what}`);
+  if (looks[0]!.when !== 'before') missing('before the run');
+  if (manifest.status !== 'running' && looks.at(-1)!.when !== 'after') missing('after the run');
+  const behind = new Set(looks.map(({ stage }) => stage));
+  for (const row of events)
+    if (row.kind === 'stage-end' && !behind.has(String(row.stage))) missing(`behind stage ${row.stage}`);
+  const due = Array.from({ length: plan.input.gpus }, (_, gpu) => gpu).join();
+  for (const { gpus, when } of looks)
+    if (gpus.map(({ gpu }) => gpu).join() !== due)
+      findings.difference('events', `a look (${when}) is not at the GPUs of the plan`);
 }
 
 /** Generations lie one behind another on one clock, and everything within the run. */

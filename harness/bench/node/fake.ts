@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { EnvironmentError, InputError } from '../../engine.ts';
+import type { GpuLook, GpuProcess } from '../../measure/gpus.ts';
 import { Random } from '../../stats/philox.ts';
 import {
   DeviceError,
@@ -33,6 +34,19 @@ export type FakeFault =
   /** A decode step never ends. */
   | { readonly kind: 'hangs'; readonly generation: number }
   | { readonly kind: 'foreign-memory'; readonly gpu: number; readonly bytes: number }
+  /** Another process is on a GPU as soon as so many generations were asked for. */
+  | {
+      readonly kind: 'foreign-process';
+      readonly gpu: number;
+      readonly process: Omit<GpuProcess, 'own'>;
+      readonly generation: number;
+    }
+  /** What the driver shows of processes: none at all, for a reason; an empty list; or lists in numbers of its own. */
+  | { readonly kind: 'blind'; readonly how: 'no list' | 'hidden' | 'renumbered' }
+  /** Nobody answers who is on the GPUs. */
+  | { readonly kind: 'deaf'; readonly how: 'throws' | 'malformed' }
+  /** A GPU is in use by a process that is on no list. */
+  | { readonly kind: 'unlisted'; readonly gpu: number; readonly bytes: number }
   | { readonly kind: 'no-peer'; readonly from: number; readonly to: number }
   /** The reference turns out not to open. */
   | { readonly kind: 'no-reference'; readonly message: string }
@@ -69,6 +83,8 @@ const ALL: NodeCapabilities = { fp8Experts: null, reference: null, filledContext
 export class FakeMachine implements NodeMachine {
   readonly #options: FakeOptions;
   #generations = 0;
+  /** Whether this process would have been on the GPUs by now. */
+  #held = false;
   readonly readCeiling?: NonNullable<NodeMachine['readCeiling']>;
 
   constructor(options: FakeOptions = {}) {
@@ -86,7 +102,37 @@ export class FakeMachine implements NodeMachine {
     return fault?.kind === 'slow-gpu' && fault.gpu === gpu ? fault.share : 1;
   }
 
+  async look(): Promise<readonly GpuLook[]> {
+    const { gpus = 8, fault } = this.#options;
+    if (fault?.kind === 'deaf') {
+      if (fault.how === 'throws') throw new Error('the driver does not answer');
+      return [{ gpu: 0 }] as unknown as GpuLook[];
+    }
+    const blind = fault?.kind === 'blind' ? fault.how : null;
+    return Array.from({ length: gpus }, (_, gpu) => {
+      const processes: GpuProcess[] = [];
+      if (this.#held)
+        processes.push({
+          pid: blind === 'renumbered' ? 4711 : 100,
+          name: 'node',
+          bytes: 0.5e9,
+          own: blind !== 'renumbered',
+        });
+      if (fault?.kind === 'foreign-process' && fault.gpu === gpu && this.#generations >= fault.generation)
+        processes.push({ ...fault.process, own: false });
+      const unlisted = fault?.kind === 'unlisted' && fault.gpu === gpu ? fault.bytes : 0;
+      return {
+        gpu,
+        processes: blind === 'no list' ? null : blind === 'hidden' ? [] : processes,
+        usedBytes: 4e6 + unlisted + processes.reduce((sum, { bytes }) => sum + (bytes ?? 0), 0),
+        held: this.#held,
+        unseen: blind === 'no list' ? ['the management library of the driver cannot be loaded'] : [],
+      };
+    });
+  }
+
   async describe(): Promise<NodeDescription> {
+    this.#held = true;
     const { gpus = 8, memory = 150.75e9, name = 'Fake GPU', capabilities, fault } = this.#options;
     return {
       lack: gpus === 0 ? 'no GPU is visible to the driver' : '',

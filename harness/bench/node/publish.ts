@@ -13,13 +13,17 @@ export const NODE_RECORD = 'node';
 export async function publishNodeRun(directory: string, record: string): Promise<string> {
   const run = await readNodeRun(directory);
   const { manifest } = run;
+  const { verdicts } = buildNodeReport(run);
   const reasons = [
     ...(manifest.status === 'complete' ? [] : [`the run is ${manifest.status}`]),
     ...(manifest.dirty ? ['the code had uncommitted changes'] : []),
     ...(manifest.commit === 'unknown' ? ['the commit is unknown'] : []),
-    ...buildNodeReport(run)
-      .verdicts.filter((verdict) => verdict.outcome === 'internally inconsistent')
+    ...verdicts
+      .filter((verdict) => verdict.outcome === 'internally inconsistent')
       .map((verdict) => `the rows contradict themselves (${verdict.id})`),
+    ...verdicts
+      .filter((verdict) => verdict.id === 'alone' && verdict.outcome === 'refuted')
+      .map((verdict) => `the run was not alone on its GPUs: ${verdict.evidence}`),
   ];
   if (reasons.length > 0) throw new InputError(`${directory} cannot be published: ${reasons.join('; ')}`);
   const tree = readTree(directory);

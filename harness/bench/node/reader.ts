@@ -9,6 +9,7 @@ import { digestOf, tokensDigest } from '../../bundle/digests.ts';
 import { readRows, rowPath, validated } from '../../bundle/row-reader.ts';
 import { readCanonical } from '../../bundle/tree.ts';
 import { InputError } from '../../engine.ts';
+import { GPU_LOOK, GpuLookRow } from '../../measure/gpus.ts';
 import { NodePlan } from './plan.ts';
 import {
   type EventRow,
@@ -40,6 +41,8 @@ export interface StoredNodeRun {
   readonly generations: readonly Generation[];
   readonly telemetry: readonly TelemetryRow[];
   readonly events: readonly EventRow[];
+  /** Those of the events that say who was on the GPUs; none before runs looked. */
+  readonly looks: readonly GpuLookRow[];
 }
 
 /** Whether a directory holds a bundle of this kind; false also where it holds none at all. */
@@ -85,6 +88,7 @@ export async function readNodeRun(
   const generations: GenerationRow[] = [];
   const telemetry: TelemetryRow[] = [];
   const events: EventRow[] = [];
+  const looks: GpuLookRow[] = [];
   let last = { g: -1, i: -1 };
   const use: { [N in NodeRowFileName]: (row: z.infer<(typeof NODE_ROW_SCHEMAS)[N]>, where: string) => void } = {
     'floors.jsonl': (row) => void floors.push(row),
@@ -104,7 +108,10 @@ export async function readNodeRun(
       generations.push(row);
     },
     'telemetry.jsonl': (row) => void telemetry.push(row),
-    'events.jsonl': (row) => void events.push(row),
+    'events.jsonl': (row, where) => {
+      events.push(row);
+      if (row.kind === GPU_LOOK) looks.push(validated(GpuLookRow, row, where));
+    },
   };
   for (const name of NODE_ROW_FILES) {
     const path = rowPath(directory, name);
@@ -134,7 +141,7 @@ export async function readNodeRun(
     return { row, rounds: own, traces: traced };
   });
   if (finished && rounds.size + traces.size > 0) onDifference('there are rounds or traces of no generation');
-  return { manifest, plan, floors, models, generations: joined, telemetry, events };
+  return { manifest, plan, floors, models, generations: joined, telemetry, events, looks };
 }
 
 function refuse(text: string): never {

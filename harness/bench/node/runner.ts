@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { tokensDigest } from '../../bundle/digests.ts';
 import { EnvironmentError } from '../../engine.ts';
+import { companyOf, GPU_LOOK, type GpuLookRow, lookAt } from '../../measure/gpus.ts';
 import { DeviceError, type NodeMachine, type NodeModel, type NodeRound, type NodeTraceOp } from './machine.ts';
 import {
   corruptionSeed,
@@ -47,12 +48,28 @@ export async function runNodePlan(context: NodeRunContext): Promise<void> {
   try {
     await run.floors();
     for (const [i, stage] of context.plan.stages.entries()) {
-      if (context.signal.aborted) return;
+      if (context.signal.aborted) break;
       await run.stage(stage, context.plan.stages.slice(i + 1));
     }
-  } finally {
-    await run.close();
+  } catch (error) {
+    // A GPU that faulted cannot be asked to give anything back: the end of the process does.
+    if ((error as Error).name !== 'DeviceError') await run.close();
+    throw error;
   }
+  await run.close();
+}
+
+/** Looks who is on the GPUs of the plan and writes it down; others are said aloud, and no reason to stop. */
+export async function lookAgain(
+  context: Pick<NodeRunContext, 'machine' | 'plan' | 'writer' | 'progress'>,
+  when: GpuLookRow['when'],
+  stage: string | null,
+): Promise<void> {
+  const { machine, plan, writer, progress } = context;
+  const gpus = Array.from({ length: plan.input.gpus }, (_, gpu) => gpu);
+  const looks = await lookAt(() => machine.look(), gpus);
+  writer.look({ t_ns: writer.t(), kind: GPU_LOOK, when, stage, gpus: looks });
+  for (const text of companyOf(looks).foreign) progress(`another program is ${text}`);
 }
 
 class NodeRun {
@@ -75,7 +92,6 @@ class NodeRun {
   async close(): Promise<void> {
     const open = this.#open;
     this.#open = null;
-    // A GPU that faulted cannot be asked to give anything back.
     if (open !== null) await this.#within(HANG_SECONDS, 'closing a model', open.model.close()).catch(() => {});
   }
 
@@ -112,6 +128,7 @@ class NodeRun {
       await this.#generate(stage, task, model);
     }
     writer.event({ t_ns: writer.t(), kind: 'stage-end', stage: stage.id });
+    await lookAgain(this.#context, 'between', stage.id);
     writer.flush();
   }
 

@@ -1,5 +1,6 @@
 /** What the rows of a node benchmark allow to be said about correctness. Speed is figures.ts. */
 import { digestOf } from '../../bundle/digests.ts';
+import { companyOf } from '../../measure/gpus.ts';
 import type { Verdict, Warning } from '../../report/schema.ts';
 import { acceptanceDifferences, cellOf, nodeBooks, recordsOf, textOf, tokensOf } from './books.ts';
 import { LOSSLESS_TOKENS, type PlanCell, taskTokens } from './plan.ts';
@@ -31,6 +32,8 @@ export function nodeVerdicts(run: StoredNodeRun): Verdict[] {
       acceptance(run),
     ),
     verdict('books', 'Do the rounds add up?', books(run)),
+    // Runs from before looks were taken say nothing of it.
+    ...(run.looks.length === 0 ? [] : [verdict('alone', 'Was nobody else on the GPUs?', alone(run))]),
   ];
 }
 
@@ -171,6 +174,32 @@ function books(run: StoredNodeRun): Said {
     outcome: 'consistent',
     evidence: `${n} generations add up`,
     wouldHaveCaught: 'one token or draft too many',
+    n,
+    of,
+  };
+}
+
+function alone(run: StoredNodeRun): Said {
+  const seen = run.looks.map((row) => ({ row, company: companyOf(row.gpus) }));
+  const n = run.looks.length;
+  const of = 'looks';
+  const unseen = [...new Set(seen.flatMap(({ company }) => company.unseen))];
+  const others = seen.filter(({ company }) => company.foreign.length > 0);
+  const [first] = others;
+  if (first !== undefined) {
+    const { when, stage } = first.row;
+    const where = when === 'between' ? `behind stage ${stage}` : `${when} the run`;
+    const evidence = `${where}, another program was ${first.company.foreign.join('; ')}${others.length > 1 ? `; seen in ${others.length} of ${n} looks` : ''}`;
+    return { outcome: 'refuted', evidence, n, of };
+  }
+  if (!seen.some(({ company }) => company.sees)) {
+    const why = unseen.length === 0 ? 'no look was taken while the run was on its GPUs' : unseen.join('; ');
+    return { outcome: 'not testable here', evidence: `other processes cannot be seen: ${why}`, n, of };
+  }
+  return {
+    outcome: 'consistent',
+    evidence: `${n} looks, before, behind every stage and after, show no other process`,
+    wouldHaveCaught: 'a process that the driver lists at the time of a look; memory of an unlisted one before the run',
     n,
     of,
   };

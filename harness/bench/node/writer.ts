@@ -11,6 +11,7 @@ import { makeFolder, writeDocument, writeWhole } from '../../bundle/disk.ts';
 import { RowFile } from '../../bundle/row-file.ts';
 import type { RunFile } from '../../bundle/rows.ts';
 import { InputError } from '../../engine.ts';
+import { GpuLookRow } from '../../measure/gpus.ts';
 import { canonicalJson } from '../../suite/canonical.ts';
 import type { NodePlan } from './plan.ts';
 import {
@@ -102,6 +103,10 @@ export class NodeWriter {
 
   event(row: EventRow): void {
     this.#append('events.jsonl', row);
+  }
+
+  look(row: GpuLookRow): void {
+    this.event(GpuLookRow.parse(row));
   }
 
   flush(): void {

@@ -41,6 +41,7 @@ const SOUND = {
   launches: 'consistent',
   acceptance: 'consistent',
   books: 'consistent',
+  alone: 'consistent',
 };
 
 describe('a sound machine', () => {
