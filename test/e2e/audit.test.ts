@@ -9,7 +9,7 @@ import { writeTinyCheckpoint, writeTinySuites } from '../support/tiny-checkpoint
 import { type Finished, kilotoken, onlyLine } from './cli.ts';
 
 // Whole audits, and a page, on a machine that may be busy.
-vi.setConfig({ testTimeout: 180_000 });
+vi.setConfig({ testTimeout: 600_000 });
 
 let scratch: string;
 

@@ -9,7 +9,7 @@ import { editDocument } from '../support/bundle-files.ts';
 import { writeTinyCheckpoint, writeTinySuites } from '../support/tiny-checkpoint.ts';
 import { kilotoken, onlyLine, ROOT } from './cli.ts';
 
-vi.setConfig({ testTimeout: 180_000 });
+vi.setConfig({ testTimeout: 600_000 });
 
 const RECORDER = join(ROOT, 'dist/scripts/bench-bundle.js');
 let scratch: string;

@@ -2,7 +2,7 @@
 import { describe, expect, it, vi } from 'vitest';
 import { kilotoken, onlyLine } from './cli.ts';
 
-vi.setConfig({ testTimeout: 120_000 });
+vi.setConfig({ testTimeout: 600_000 });
 
 const FIXTURES = ['--fixture', 'harness/fixtures/ties.json', 'harness/fixtures/e1.json'];
 const mutants = (...args: string[]) => kilotoken(['mutants', ...FIXTURES, '--no-build', ...args]);

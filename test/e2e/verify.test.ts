@@ -6,7 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { writeTinyCheckpoint } from '../support/tiny-checkpoint.ts';
 import { kilotoken, onlyLine, ROOT } from './cli.ts';
 
-vi.setConfig({ testTimeout: 180_000 });
+vi.setConfig({ testTimeout: 600_000 });
 
 const TOY = `cmd:python3 ${join(ROOT, 'examples/engine_toy.py')}`;
 let scratch: string;

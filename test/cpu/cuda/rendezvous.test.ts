@@ -40,7 +40,7 @@ function build(): string {
 let program: string;
 beforeAll(() => {
   program = build();
-}, 120_000);
+}, 600_000);
 
 const alive: ChildProcess[] = [];
 afterEach(() => {

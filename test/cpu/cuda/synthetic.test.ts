@@ -30,7 +30,7 @@ function build(): string {
 let program: string;
 beforeAll(() => {
   program = build();
-}, 120_000);
+}, 600_000);
 
 function probe(what: string): string {
   const run = spawnSync(program, [what], { encoding: 'utf8' });

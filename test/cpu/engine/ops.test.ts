@@ -59,7 +59,7 @@ function build(): string {
 let program: string;
 beforeAll(() => {
   program = build();
-}, 120_000);
+}, 600_000);
 
 test.each([
   ['exponential', /worst relative error/],

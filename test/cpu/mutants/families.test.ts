@@ -13,7 +13,7 @@ import { argmax, normalised, oneHot, type Row } from '../../../harness/oracle/ro
 import { STREAM } from '../../../harness/oracle/source.ts';
 import { fixture } from '../oracle/support.ts';
 
-vi.setConfig({ testTimeout: 120_000 });
+vi.setConfig({ testTimeout: 600_000 });
 
 const p = (view: RoundView, slot: number): Row => view.hooks.targetRow(view, slot);
 const q = (view: RoundView, slot: number): Row => view.hooks.ratioRow(view, slot);

@@ -20,7 +20,7 @@ import { findDefect } from '../../../harness/oracle/judge.ts';
 import { FIXTURES, fixture, ROOT } from '../oracle/support.ts';
 import { buildDouble, trainedDouble } from './doubles.ts';
 
-vi.setConfig({ testTimeout: 120_000 });
+vi.setConfig({ testTimeout: 600_000 });
 
 const CHEAP = [fixture('ties'), fixture('e1')];
 const named = (...ids: string[]): Defect[] => ids.map(findDefect);
