@@ -118,6 +118,27 @@ void check_attention(const AttentionShape& a) {
   need(a.q_heads > 0 && a.kv_heads > 0 && a.q_heads % a.kv_heads == 0, "query heads that do not divide among key/value heads");
 }
 
+// Units of the down projection that a block makes: enough that all blocks together have all, in one slice of k, three accumulators at a time at most. 0: no
+// number is all of that.
+int down_units_of_block(int hidden, int width, int blocks) {
+  const int tiles = hidden / kTileRows, units = tiles * (width / kDownK);
+  for (int each = (units + blocks - 1) / blocks; each <= tiles; ++each)
+    if (tiles % each == 0 && (each <= kMaxDownUnits || each % kMaxDownUnits == 0)) return each;
+  return 0;
+}
+
+// What a mixture must be for its pages and buffers; asked before anything is read. The hidden size is a multiple of 256.
+void check_mixture(const TargetShape& target, int width, int blocks) {
+  need(target.experts > 0 && target.experts <= kMaxExperts, "a number of experts outside 1 .. 512");
+  need(target.experts_per_token > 0 && target.experts_per_token <= kMaxExpertsPerToken && target.experts_per_token <= target.experts,
+       "experts a token outside 1 .. 8, or more than there are");
+  need(target.hidden * kRows <= kInputBytes, "experts behind a hidden size beyond 6144");
+  need(width > 0 && width % kDownK == 0, "an expert width that is no multiple of 64");
+  if (down_units_of_block(target.hidden, width, blocks) == 0)
+    refuse("experts of " + std::to_string(target.hidden) + " x " + std::to_string(width) + ", whose down projection does not divide among " +
+           std::to_string(blocks) + " blocks");
+}
+
 Layer Model::load_target_layer(WeightSource& source, int index) {
   const LayerShape& shape = target.layers[index];
   const AttentionShape& a = shape.attention;
@@ -156,7 +177,6 @@ Layer Model::load_target_layer(WeightSource& source, int index) {
   Mixture& m = layer.experts;
   const Matrix router = source.get(Tensor::kRouter, index);
   need(router.rows == target.experts && router.cols == target.hidden, "a router of another shape than it can hold");
-  need(target.experts <= kMaxExperts && target.experts_per_token <= kMaxExpertsPerToken, "more than 512 experts, or more than 8 a token");
   m.router_tiles = (target.experts + kTileRows - 1) / kTileRows;
   m.low_tiles = router.storage == Storage::kF32 ? m.router_tiles : 0;
   std::vector<RowSource> router_rows = rows_in_order(target.experts);
@@ -173,7 +193,6 @@ Layer Model::load_target_layer(WeightSource& source, int index) {
   if (m.storage != Storage::kMxfp4 && m.storage != Storage::kE4m3) refuse("experts must be stored as MXFP4 or E4M3");
   need(up.storage == m.storage && gate.rows == target.experts * width && up.rows == gate.rows && gate.cols == target.hidden && up.cols == gate.cols,
        "experts of another shape than it can hold");
-  need(width % kDownK == 0 && target.hidden % 256 == 0, "an expert width that is no multiple of 64, or a hidden size that is none of 256");
   need(m.storage != Storage::kE4m3 || (gate.scale_rows == width && up.scale_rows == width), "experts whose scales do not begin anew with each of them");
   m.page_k = m.storage == Storage::kMxfp4 && target.hidden % 512 == 0 ? 512 : 256;
   m.pages_per_tile = target.hidden / m.page_k;
@@ -205,9 +224,7 @@ Layer Model::load_target_layer(WeightSource& source, int index) {
   weight_bytes += m.up.bytes() + m.down.bytes();
   m.down_tiling = {hidden_tiles, width / kDownK, 0, 0, 1, {}, {}, {}, {}};
   reserve_parts(m.down_tiling);
-  // Units of a block: enough that all blocks together have all, in one slice of k, three accumulators at a time at most.
-  int each = (m.units + blocks - 1) / blocks;
-  while (hidden_tiles % each != 0 || (each > kMaxDownUnits && each % kMaxDownUnits != 0)) ++each;
+  const int each = down_units_of_block(target.hidden, width, blocks);
   m.units_per_pass = std::min(each, kMaxDownUnits);
   m.passes = each / m.units_per_pass;
   m.experts_per_page = down_experts_per_page(m.storage, m.units_per_pass);
@@ -246,6 +263,8 @@ void Model::load(const TargetShape& target_shape, const DraftShape* draft_shape,
   need(target.hidden % 256 == 0 && target.max_context > 1 && target.vocab > 0, "a hidden size that is no multiple of 256");
   need(target.hidden <= kMaxHidden, "a hidden size beyond 8192");
   need(target.layers.size() <= kMaxLayers, "more than 128 layers");
+  for (const LayerShape& layer : target.layers)
+    if (layer.mixture) check_mixture(target, layer.ffn_width, blocks);
   if (draft_shape != nullptr) {
     draft = *draft_shape;
     has_draft = true;

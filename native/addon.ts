@@ -143,7 +143,7 @@ export interface CudaAddon extends Addon {
   gpu(): GpuReport;
   loadReference(checkpoint: NativeCheckpoint): Promise<NativeModel>;
   loadSyntheticReference(synthetic: NativeSynthetic): Promise<NativeModel>;
-  /** The stack: rounds are decided on the GPU. MXFP4 experts only. */
+  /** The stack: rounds are decided on the GPU. Experts in MXFP4 or FP8. */
   loadStack(checkpoint: NativeCheckpoint): Promise<NativeModel>;
   loadSyntheticStack(synthetic: NativeSynthetic): Promise<NativeModel>;
   loadStackToy(toy: NativeToy): Promise<NativeModel>;

@@ -40,8 +40,8 @@ export function gpuReport(): GpuReport {
 }
 
 /**
- * `reference-cuda`: the plain FP8 target under the decode loop of the CPU reference. `stack-cuda`: kernels and decisions on the GPU, MXFP4
- * experts, its own DFlash draft.
+ * `reference-cuda`: the plain FP8 target under the decode loop of the CPU reference. `stack-cuda`: kernels and decisions on the GPU, experts in
+ * MXFP4 or FP8, its own DFlash draft.
  */
 export type CudaEngine = 'reference-cuda' | 'stack-cuda';
 
@@ -91,7 +91,7 @@ export class CudaModel extends LoadedModel {
     const { engine } = options;
     const { experts, ...slice } = choice;
     const activations = options.activations ?? 'fp8';
-    checkStack(engine, experts, activations);
+    checkStack(engine, expertsText(experts), activations);
     const given = { ...slice, fp8Experts: experts === 'fp8', activations };
     const onStack = engine === 'stack-cuda';
     const model = await callAddon(() =>
@@ -119,9 +119,17 @@ function loopOf(engine: CudaEngine): ToyPlace {
   return engine === 'stack-cuda' ? 'stack-cuda' : 'cpu';
 }
 
-function checkStack(engine: CudaEngine, experts: string, activations: Activations): void {
+/** Formats of experts that the stack holds, as a checkpoint's `formats` and the numerics id spell them. */
+const STACK_EXPERTS: readonly string[] = ['mxfp4', 'fp8-128x128'];
+
+/**
+ * @param experts formats met in the model, joined by `+`; layers may differ
+ * @throws InputError for what the stack has no pages for
+ */
+export function checkStack(engine: CudaEngine, experts: string, activations: Activations): void {
   if (engine !== 'stack-cuda') return;
-  if (experts !== 'mxfp4') throw new InputError(`the stack holds MXFP4 experts, these are ${experts}`);
+  const foreign = experts.split('+').find((format) => !STACK_EXPERTS.includes(format));
+  if (foreign !== undefined) throw new InputError(`the stack holds MXFP4 and FP8 experts, these are ${experts}`);
   if (activations !== 'fp8') throw new InputError('the stack rounds activations to FP8; it has no --activations bf16');
 }
 
@@ -164,8 +172,12 @@ function syntheticDigest({ seed, layers, rank, ranks, experts }: SyntheticChoice
   return `sha256:${createHash('sha256').update(text).digest('hex')}`;
 }
 
+function expertsText(format: 'mxfp4' | 'fp8'): string {
+  return format === 'fp8' ? 'fp8-128x128' : 'mxfp4';
+}
+
 function syntheticNumerics(format: 'mxfp4' | 'fp8', activations: Activations): Numerics {
-  const experts = format === 'fp8' ? 'fp8-128x128' : 'mxfp4';
+  const experts = expertsText(format);
   const act = activations === 'fp8' ? 'fp8-1x128' : 'unquantised';
   const kv = activations === 'fp8' ? 'bf16' : 'fp32';
   const linears = 'fp8-128x128';

@@ -11,7 +11,7 @@
 
 namespace kilotoken {
 
-// Throw InputFault for what the stack cannot hold (experts that are not MXFP4, other head sizes), and the faults of reference/fp8/fault.h.
+// Throw InputFault for what the stack cannot hold (experts that are neither MXFP4 nor FP8, other head sizes), and the faults of reference/fp8/fault.h.
 std::shared_ptr<const Decodable> load_stack_cuda(const ModelSpec& spec);
 std::shared_ptr<const Decodable> load_stack_cuda(const SyntheticSpec& spec);
 std::shared_ptr<const Decodable> load_stack_toy(const ToySpec& spec);

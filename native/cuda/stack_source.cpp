@@ -19,9 +19,30 @@ stack::AttentionShape attention_shape(const AttentionPlan& plan) {
           static_cast<int>(plan.window), plan.sink};
 }
 
+// How a layer's experts are stored: MXFP4 or FP8, all of them alike. By the names in the header alone, before a weight is read.
+stack::Storage experts_of_layer(const ModelSpec& spec, size_t layer) {
+  const std::string base = "model.layers." + std::to_string(layer) + ".mlp.experts.";
+  std::string first;
+  for (size_t e = 0; e < spec.target.experts; ++e) {
+    for (const char* projection : {".gate_proj", ".up_proj", ".down_proj"}) {
+      const std::string name = base + std::to_string(e) + projection + ".weight";
+      const auto found = spec.tensors.find(name);
+      if (found == spec.tensors.end()) throw InputFault("tensor " + name + " is missing");
+      const std::string& dtype = found->second.dtype;
+      if (dtype != "U8" && dtype != "F8_E4M3") throw InputFault("tensor " + name + " is " + dtype + ", and the stack holds experts as MXFP4 or FP8 only");
+      if (first.empty()) first = dtype;
+      if (dtype != first) throw InputFault("tensor " + name + " is " + dtype + " and others of its layer " + first + "; the stack holds a layer's experts in one format");
+    }
+  }
+  return first == "U8" ? stack::Storage::kMxfp4 : stack::Storage::kE4m3;
+}
+
 class CheckpointSource final : public stack::WeightSource {
  public:
-  explicit CheckpointSource(const ModelSpec& spec) : spec_(spec), target_(spec.tensors, ""), draft_(spec.draft_tensors, "dflash: ") {}
+  explicit CheckpointSource(const ModelSpec& spec) : spec_(spec), target_(spec.tensors, ""), draft_(spec.draft_tensors, "dflash: ") {
+    for (size_t l = 0; l < spec.target.layers.size(); ++l)
+      experts_.push_back(spec.target.layers[l].mixture ? experts_of_layer(spec, l) : stack::Storage::kF32);
+  }
 
   stack::Matrix get(stack::Tensor tensor, int index) override {
     using T = stack::Tensor;
@@ -119,20 +140,22 @@ class CheckpointSource final : public stack::WeightSource {
     const size_t rows = down ? plan.hidden : layer.ffn_width, cols = down ? layer.ffn_width : plan.hidden;
     const std::string base = "model.layers." + std::to_string(index) + ".mlp";
     if (!layer.mixture) return linear(target_, base + projection, rows, cols);
+    // Each expert's scales begin anew: of FP8 those of its own blocks of 128 x 128, the last of which may be cut short both ways.
     std::vector<uint8_t> codes, scales;
     for (size_t e = 0; e < plan.experts; ++e) {
-      const std::string name = base + ".experts." + std::to_string(e) + projection;
-      const StoredLinear stored = target_.stored_linear(name, rows, cols);
-      if (stored.format != StoredLinear::Format::kMxfp4)
-        throw InputFault("tensor " + name + ".weight is not MXFP4, and the stack holds experts as MXFP4 only");
+      const StoredLinear stored = target_.stored_linear(base + ".experts." + std::to_string(e) + projection, rows, cols);
       codes.insert(codes.end(), stored.codes.begin(), stored.codes.end());
       scales.insert(scales.end(), stored.scales.begin(), stored.scales.end());
     }
-    return upload(stack::Storage::kMxfp4, codes, scales, rows * plan.experts, cols);
+    const stack::Storage storage = experts_[static_cast<size_t>(index)];
+    stack::Matrix m = upload(storage, codes, scales, rows * plan.experts, cols);
+    if (storage == stack::Storage::kE4m3) m.scale_rows = static_cast<int>(rows);
+    return m;
   }
 
   const ModelSpec& spec_;
   TensorReader target_, draft_;
+  std::vector<stack::Storage> experts_;  // by layer; of dense ones nothing
   std::vector<stack::Device<uint8_t>> held_;
 };
 

@@ -12,7 +12,7 @@ namespace kilotoken {
 stack::TargetShape stack_target(const TargetPlan& plan);
 stack::DraftShape stack_draft(const DraftPlan& plan);
 
-// `spec` outlives it.
+// `spec` outlives it. Throws InputFault for experts that are neither MXFP4 nor FP8 (E4M3 with a scale for each 128 x 128), or not all alike within a layer.
 std::unique_ptr<stack::WeightSource> checkpoint_source(const ModelSpec& spec);
 
 }  // namespace kilotoken
