@@ -133,6 +133,21 @@ describe('bench node', () => {
       3,
       /GPU 1 has .* another program/,
     ],
+    [
+      'a foreign process',
+      {
+        gpus: 8,
+        fault: {
+          kind: 'foreign-process',
+          gpu: 7,
+          process: { pid: 4242, name: 'python3', bytes: 2 ** 30 },
+          generation: 0,
+        },
+      },
+      [],
+      3,
+      /^error: another program is on GPU 7: pid 4242 \(python3\), 1\.0 GiB; the benchmark needs its GPUs to itself$/,
+    ],
     ['a missing link', { gpus: 2, fault: { kind: 'no-peer', from: 0, to: 1 } }, [], 3, /no peer access/],
     [
       'a fault in the kernel',
