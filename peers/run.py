@@ -1,8 +1,9 @@
-"""What a user would pick instead of the stack, on the same matrices, on this GPU: python3 peers/run.py --out peers.json [--seconds 140] [--marlin PATH]
+"""What a user would pick instead of the stack, on the same matrices, on this GPU: python3 peers/run.py --out peers.json [--seconds 140]
 
 Needs PyTorch 2.9 or later and Triton on a machine with a Hopper GPU; nothing of the repository is needed, nothing is installed. Open kernels that
-neither brings are named by the user: --marlin, a shared library with Marlin's kernel. Each family of peers runs in a process of its own, so that one
-that dies takes only its own rows along. `kilotoken bench kernels --peers peers.json` prints the result beside the stack's own times.
+neither brings are named by the user: --marlin, a shared library with Marlin's kernel; --humming, a folder with the package `humming`. Each family of
+peers runs in a process of its own, so that one that dies takes only its own rows along. `kilotoken bench kernels --peers peers.json` prints the
+result beside the stack's own times.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from marlin import open_library
 
 HERE = Path(__file__).resolve().parent
 FAMILIES = (("triton_peers.py", 0.45), ("torch_peers.py", 1.0))  # share of the time that is left
-MARLIN = ("library_peers.py", 0.25)
+MARLIN = ("library_peers.py", 0.2)
+HUMMING = ("humming_peers.py", 0.4)
 
 
 def versions() -> dict:
@@ -45,11 +47,19 @@ def driver() -> str:
         return "unknown"
 
 
+def package_folder(path: str) -> str:
+    """ValueError in one line for a folder without the package."""
+    if not (Path(path) / "humming" / "layer.py").is_file():
+        raise ValueError(f"{path} holds no package humming (humming/layer.py)")
+    return os.path.abspath(path)
+
+
 def run_family(program: str, seconds: float, *named: str) -> tuple[list, list]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         lines = Path(folder) / "rows.jsonl"
         lines.touch()
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
+        environment |= {"TORCH_EXTENSIONS_DIR": f"{folder}/extensions", "HUMMING_CACHE_DIR": f"{folder}/humming/cache", "HUMMING_TMP_DIR": f"{folder}/humming/tmp"}
         # The family stops by itself; what hangs is ended a little later.
         try:
             status = subprocess.run([sys.executable, str(HERE / program), str(lines), f"{seconds:.1f}", *named], env=environment, timeout=seconds + 15, check=False)
@@ -82,9 +92,14 @@ def main() -> int:
     arguments.add_argument("--out", required=True, help="the JSON file to write")
     arguments.add_argument("--seconds", type=float, default=140.0, help="in all, imports included")
     arguments.add_argument("--marlin", metavar="PATH", help="a shared library with Marlin's INT4 kernel (docs/bench.md)")
+    arguments.add_argument("--humming", metavar="FOLDER", help="a folder that holds the package humming (docs/bench.md)")
     options = arguments.parse_args()
     families, left_out = [(*family, ()) for family in FAMILIES], []
     try:
+        if options.humming is None:
+            left_out.append({"peer": "Humming", "why": "no folder was named (--humming)"})
+        else:
+            families.insert(0, (*HUMMING, (package_folder(options.humming),)))
         if options.marlin is None:
             left_out.append({"peer": "Marlin INT4", "why": "no library was named (--marlin)"})
         else:

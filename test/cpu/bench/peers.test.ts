@@ -154,25 +154,20 @@ print(json.dumps([marlin.linear_fields("qkv", 3392, 6144, 8), marlin.linear_fiel
   );
 });
 
-describe('a library that is none', () => {
-  const run = (library: string) => {
-    const { status, stdout, stderr } = spawnSync(
-      'python3',
-      ['-B', join(PEERS, 'run.py'), '--out', join(scratch, 'peers.json'), '--marlin', library],
-      { encoding: 'utf8' },
-    );
-    return { status, stdout, stderr };
-  };
-
-  test('is refused in one line before anything runs', () => {
+describe('what a user names', () => {
+  test('is refused in one line, before anything runs, when it is not what it should be', () => {
     const text = join(scratch, 'text.so');
     writeFileSync(text, 'not a library\n');
-    for (const [library, message] of [
-      [join(scratch, 'missing.so'), /^peers: \S+missing\.so is no library that can be loaded: [^\n]+\n$/],
-      [text, /^peers: \S+text\.so is no library that can be loaded: [^\n]+\n$/],
-      ['libm.so.6', /^peers: libm\.so\.6 has no function marlin_cuda\n$/],
+    for (const [option, named, message] of [
+      ['--marlin', join(scratch, 'missing.so'), /^peers: \S+missing\.so is no library that can be loaded: [^\n]+\n$/],
+      ['--marlin', text, /^peers: \S+text\.so is no library that can be loaded: [^\n]+\n$/],
+      ['--marlin', 'libm.so.6', /^peers: libm\.so\.6 has no function marlin_cuda\n$/],
+      ['--humming', scratch, /^peers: \S+ holds no package humming \(humming\/layer\.py\)\n$/],
     ] as const) {
-      const finished = run(library);
+      const out = join(scratch, 'peers.json');
+      const finished = spawnSync('python3', ['-B', join(PEERS, 'run.py'), '--out', out, option, named], {
+        encoding: 'utf8',
+      });
       expect(finished.stderr).toMatch(message);
       expect(finished).toMatchObject({ status: 2, stdout: '' });
     }
