@@ -2,12 +2,10 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { gpus } from '../../bin/support/machine.ts';
 import { sampleBench } from '../support/bench-kernels.ts';
 import { kilotoken, onlyLine } from './cli.ts';
-
-vi.setConfig({ testTimeout: 60_000 });
 
 let scratch: string;
 const write = (name: string, document: unknown): string => {

@@ -4,11 +4,9 @@ import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TINY, writeTinyCheckpoint } from '../support/tiny-checkpoint.ts';
 import { kilotoken, onlyLine, ROOT } from './cli.ts';
-
-vi.setConfig({ testTimeout: 60_000 });
 
 let scratch: string;
 let checkpoint: string;

@@ -65,7 +65,7 @@ describe('reject', () => {
       rounds += 1;
     }
     await model.close();
-  }, 60_000);
+  });
 
   test('the exact law is a law, and not a trivial one', () => {
     expect(law.reduce((sum, p) => sum + p, 0)).toBeCloseTo(1, 9);

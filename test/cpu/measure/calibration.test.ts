@@ -16,7 +16,7 @@ import {
 import { Random } from '../../../harness/stats/philox.ts';
 import { clopperPearson } from '../../../harness/stats/proportion.ts';
 
-vi.setConfig({ testTimeout: 180_000 });
+vi.setConfig({ testTimeout: 600_000 });
 
 const PUBLISHED = JSON.parse(
   readFileSync(new URL('../../../results/calibration/measurement.json', import.meta.url), 'utf8'),
