@@ -55,7 +55,8 @@ class SessionImpl final : public StackSession {
   void pass_by_instruction(bool draft);
   void pass_by_graph(bool draft);
   void wait(uint32_t passes = 1);
-  void launched(cudaError_t status, size_t rank, const char* what);
+  template <class Launch>
+  void on_all(const char* what, Launch launch);
   SessionState read_state() const;
   void write_state(const SessionState& state);
 
@@ -90,7 +91,11 @@ __global__ void fill(uint16_t* to, size_t count) {
   to[i] = static_cast<uint16_t>((x >> 31) << 15 | (125 + (x >> 30 & 1)) << 7 | (x >> 8 & 0x7f));
 }
 
-void use(int device) { check(cudaSetDevice(device), "the GPU"); }
+void use(int device) {
+  if (const cudaError_t status = cudaSetDevice(device); status != cudaSuccess) throw DeviceError("GPU " + std::to_string(device) + ": " + cudaGetErrorString(status));
+}
+
+std::string name_of(size_t rank, int device) { return "rank " + std::to_string(rank) + " on GPU " + std::to_string(device); }
 
 std::vector<float> StackImpl::score(const std::vector<int32_t>& ids, int chunk) {
   const TargetShape& target = first().target;
@@ -247,49 +252,50 @@ void SessionImpl::wait(uint32_t passes) {
   await_ranks(ranks, progress, patience);
 }
 
-// Of a launch on one of the GPUs. Where it failed, those before it wait for a rank that will not come: until they have given up nothing of theirs can go.
-void SessionImpl::launched(cudaError_t status, size_t rank, const char* what) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();
-  if (replicas_.size() == 1) check(status, what);
-  const std::string text = "rank " + std::to_string(rank) + " on GPU " + std::to_string(replicas_[rank]->device) + ": " + what + ": " + cudaGetErrorString(status);
-  try {
-    wait();
-  } catch (const DeviceError&) {
-    // The first failure is the one to be told.
+// A launch on every GPU. Where one fails, those before it wait for a rank that will not come: until they have given up nothing of theirs can go.
+template <class Launch>
+void SessionImpl::on_all(const char* what, Launch launch) {
+  for (size_t rank = 0; rank < replicas_.size(); ++rank) {
+    Replica& r = *replicas_[rank];
+    cudaError_t status = cudaSetDevice(r.device);
+    if (status == cudaSuccess) status = launch(r);
+    if (status == cudaSuccess) continue;
+    cudaGetLastError();
+    std::string text = std::string(what) + ": " + cudaGetErrorString(status);
+    if (replicas_.size() > 1) text = name_of(rank, r.device) + ": " + text;
+    try {
+      wait();
+    } catch (const KernelFault& fault) {
+      text += std::string("; ") + fault.what();  // of a launch before, or of those that waited
+    } catch (const DeviceError&) {
+      // It says the same.
+    }
+    throw DeviceError(text);
   }
-  throw DeviceError(text);
 }
 
 void SessionImpl::pass_by_instruction(bool draft) {
   const Program& list = replicas_.front()->program;
-  for (int i = draft ? 0 : list.verify; i < list.count; ++i) {
-    for (size_t rank = 0; rank < replicas_.size(); ++rank) {
-      const Replica& r = *replicas_[rank];
-      use(r.device);
-      launched(launch_instruction(r.program, i, r.state.get(), r.mailbox, stack_->first().blocks, r.stream), rank, "a launch");
-    }
-  }
+  for (int i = draft ? 0 : list.verify; i < list.count; ++i)
+    on_all("a launch", [&](const Replica& r) { return launch_instruction(r.program, i, r.state.get(), r.mailbox, stack_->first().blocks, r.stream); });
 }
 
 void SessionImpl::pass_by_graph(bool draft) {
-  for (const auto& r : replicas_) {
-    cudaGraphExec_t& graph = r->graphs[draft];
+  for (size_t rank = 0; rank < replicas_.size(); ++rank) {
+    Replica& r = *replicas_[rank];
+    cudaGraphExec_t& graph = r.graphs[draft];
     if (graph != nullptr) continue;
-    use(r->device);
+    const std::string what = "recording on " + name_of(rank, r.device);
+    use(r.device);
     cudaGraph_t recorded;
-    check(cudaStreamBeginCapture(r->stream, cudaStreamCaptureModeThreadLocal), "recording");
-    for (int i = draft ? 0 : r->program.verify; i < r->program.count; ++i)
-      check(launch_instruction(r->program, i, r->state.get(), r->mailbox, stack_->first().blocks, r->stream), "recording");
-    check(cudaStreamEndCapture(r->stream, &recorded), "recording");
-    check(cudaGraphInstantiate(&graph, recorded, 0), "recording");
+    check(cudaStreamBeginCapture(r.stream, cudaStreamCaptureModeThreadLocal), what.c_str());
+    for (int i = draft ? 0 : r.program.verify; i < r.program.count; ++i)
+      check(launch_instruction(r.program, i, r.state.get(), r.mailbox, stack_->first().blocks, r.stream), what.c_str());
+    check(cudaStreamEndCapture(r.stream, &recorded), what.c_str());
+    check(cudaGraphInstantiate(&graph, recorded, 0), what.c_str());
     cudaGraphDestroy(recorded);
   }
-  for (size_t rank = 0; rank < replicas_.size(); ++rank) {
-    const Replica& r = *replicas_[rank];
-    use(r.device);
-    launched(cudaGraphLaunch(r.graphs[draft], r.stream), rank, "a launch");
-  }
+  on_all("a launch", [&](const Replica& r) { return cudaGraphLaunch(r.graphs[draft], r.stream); });
 }
 
 std::vector<StackRound> SessionImpl::run(int rounds, Mode mode) {
@@ -324,11 +330,7 @@ std::vector<StackRound> SessionImpl::run(int rounds, Mode mode) {
   while (!finished_ && rounds_read_ < goal) {
     if (mode == Mode::kResident) {
       const uint32_t some = std::min<uint32_t>(goal - rounds_read_, kMailboxRounds);
-      for (size_t rank = 0; rank < replicas_.size(); ++rank) {
-        const Replica& r = *replicas_[rank];
-        use(r.device);
-        launched(launch_resident(r.program, r.state.get(), r.mailbox, some, stack_->first().blocks, r.stream), rank, "a launch");
-      }
+      on_all("a launch", [&](const Replica& r) { return launch_resident(r.program, r.state.get(), r.mailbox, some, stack_->first().blocks, r.stream); });
     } else {
       const SessionState s = read_state();
       const bool draft = s.phase == Phase::kDecode && s.rows > 1;
@@ -433,7 +435,7 @@ std::shared_ptr<Stack> Stack::make_parallel(const std::vector<Rank>& parts, int 
         use(parts[r].device);
         ranks[r]->load(parts[r].target, parts[r].draft, *parts[r].weights);
       } catch (const DeviceError& error) {
-        failed[r] = std::make_exception_ptr(DeviceError("rank " + std::to_string(r) + " on GPU " + std::to_string(parts[r].device) + ": " + error.what()));
+        failed[r] = std::make_exception_ptr(DeviceError(name_of(static_cast<size_t>(r), parts[r].device) + ": " + error.what()));
       } catch (...) {
         failed[r] = std::current_exception();
       }

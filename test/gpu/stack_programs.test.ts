@@ -73,6 +73,17 @@ describe.skipIf(missing !== null)(`faults of the stack, ${on}`, () => {
   });
 });
 
+describe.skipIf(missing !== null)(`two GPUs that do not get on, ${on}`, () => {
+  /** 0: nothing is wrong. 3: the machine lacks something, here a second GPU in reach too. 70: a GPU failed while decoding. */
+  const EXITS: Record<string, number> = { none: 0, stack: 0, memory: 3 };
+  test.each(listed('parallel_faults'))('%s', { timeout: 90_000 }, (fault) => {
+    const { status, stdout } = stack('parallel_faults', fault);
+    if (status === 3 && stdout.startsWith('error: ')) return console.warn(`SKIPPED: ${stdout.trimEnd()}`);
+    expect(stdout).not.toMatch(/FAILED/);
+    expect(status).toBe(EXITS[fault] ?? 70);
+  });
+});
+
 // A toy whose rows hold a NaN, in a process of its own: what the command line would print and exit with.
 const SEAM = `
   import { explain } from './dist/bin/support/exit.js';

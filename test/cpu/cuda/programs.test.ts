@@ -32,6 +32,7 @@ test.skipIf(!cuda)(
       ['reference_rows', 'slices'],
       ['reference_parallel', 'local'],
       ['faults', 'trap'],
+      ['parallel_faults', 'missing'],
       ['bench_kernels'],
     ]) {
       const run = spawnSync(path.join(BUILD, 'gpu', program!), args, {

@@ -1,0 +1,47 @@
+// In the place of CUDA's own header, for ranks.test.ts: streams that end when a script says so, on GPUs that are not there. Device memory is the host's.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700, cudaErrorLaunchFailure = 719 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice };
+
+struct FakeStream {
+  std::chrono::steady_clock::time_point ends;  // max(): never
+  cudaError_t status;
+};
+using cudaStream_t = FakeStream*;
+
+inline int current_gpu = -1;
+inline int gone_gpu = -1;  // choosing it fails, from when its stream has ended
+inline cudaError_t last_error = cudaSuccess;
+
+inline cudaError_t cudaSetDevice(int gpu) {
+  current_gpu = gpu;
+  return gpu == gone_gpu ? cudaErrorLaunchFailure : cudaSuccess;
+}
+inline cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  if (std::chrono::steady_clock::now() < stream->ends) return last_error = cudaErrorNotReady;
+  return stream->status;
+}
+inline cudaError_t cudaGetLastError() {
+  const cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorIllegalAddress ? "an illegal memory access was encountered" : error == cudaErrorLaunchFailure ? "unspecified launch failure" : "?";
+}
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) { return std::memcpy(to, from, bytes), cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+template <class T>
+cudaError_t cudaMalloc(T** to, size_t bytes) {
+  return *to = static_cast<T*>(std::malloc(bytes)), cudaSuccess;
+}
+inline cudaError_t cudaMemset(void* to, int byte, size_t bytes) { return std::memset(to, byte, bytes), cudaSuccess; }
+inline int freed = 0;
+inline cudaError_t cudaFree(void* memory) { return std::free(memory), ++freed, cudaSuccess; }

@@ -1,0 +1,249 @@
+// What happens when two GPUs that decode together do not get on: one is missing, fails, ends early or not at all, or has too little memory. Each case must end within
+// seconds with a line that names the rank and its GPU, and what the other one waited for. One case a process, since a fault ends a context. Exits as `bench node` does:
+// 70 for a GPU that failed while decoding, 3 for a machine that lacks something; 1 if nothing was noticed, or something else was said. The first cases run one
+// exchange of the residual (kernels/comm) on each side by itself; the last ones a whole stack of two layers, which takes 24 GB of each GPU.
+// Not yet run on GPUs.
+//   parallel_faults CASE; without an argument, the cases
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/device_memory.h"
+#include "kernels/model.h"
+#include "kernels/ranks.h"
+#include "kernels/stack.h"
+#include "kernels/synthetic/source.h"
+#include "stack_ops/rig.h"
+
+using namespace kilotoken;
+using namespace kilotoken::stack;
+
+namespace {
+
+__global__ void empty_kernel() {}
+__global__ void trap_kernel() { asm volatile("trap;"); }
+__global__ void bounds_kernel(int* p) { p[threadIdx.x] = 1; }
+// Ends by itself, so that the machine is left whole.
+__global__ void slow_kernel(long long nanoseconds) {
+  long long start, now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(start));
+  do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  while (now - start < nanoseconds);
+}
+
+constexpr int kHidden = 768, kGroups = kHidden / kQuantGroup;
+
+void use(int device) { check(cudaSetDevice(device), "the GPU"); }
+
+// One GPU's half of an exchange: the sum of both GPUs' parts of a linear, for one step of eight rows.
+class Side {
+ public:
+  explicit Side(int rank) : rank(rank) {
+    use(rank);
+    check(prepare_kernel(), "loading the kernel");
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+    check(cudaHostAlloc(reinterpret_cast<void**>(&mailbox), sizeof(Mailbox), cudaHostAllocMapped | cudaHostAllocPortable), "pinned memory");
+    std::memset(static_cast<void*>(mailbox), 0, sizeof(Mailbox));
+    parts = std::make_unique<ops::HandParts>(tile(kHidden, 512, Format::kE4m3, 8), kRows, 1.0f, 0);
+    inbox = Device<float>(static_cast<size_t>(2) * kGroups * 2 * kGroupFloats);
+    outbox = Device<float>(static_cast<size_t>(kGroups) * kGroupFloats);
+    residual = Device<float>(static_cast<size_t>(kRows) * kHidden);
+    epoch = Device<Epoch>(1);
+    done = Device<uint32_t>(kLineWords);
+    SessionState session{};
+    session.block_size = 1;
+    session.max_context = session.max_tokens = 4096;
+    session.phase = Phase::kPrefill;
+    session.start = 5;
+    session.rows = kRows;
+    state = Device<SessionState>(std::vector<SessionState>{session});
+    Instruction ins = ops::instruction(Op::kReduce);
+    ins.waits = -1;
+    ins.workers = kBlocks;
+    ins.reduce.parts = parts->args();
+    ins.reduce.residual = residual.get();
+    ins.reduce.hidden = kHidden;
+    ins.reduce.comm_uses = ops::use(0);
+    list = Device<Instruction>(std::vector<Instruction>{ins});
+  }
+  ~Side() {
+    if (device_lost()) return;
+    cudaSetDevice(rank);
+    cudaFreeHost(mailbox);
+    cudaStreamDestroy(stream);
+  }
+  Side(const Side&) = delete;
+
+  void meet(const Side& other) {
+    program = {list.get(), 0, 1, done.get(), epoch.get(), Comm{}, nullptr};
+    program.comm.rank = rank;
+    program.comm.ranks = 2;
+    for (const Side* side : {static_cast<const Side*>(this), &other})
+      program.comm.inbox[side->rank] = side->inbox.get(), program.comm.outbox[side->rank] = side->outbox.get();
+  }
+  void exchange() {
+    use(rank);
+    check(launch_instruction(program, 0, state.get(), mailbox, kBlocks, stream), "a launch");
+  }
+  RankWait waited() const { return {rank, stream, &mailbox->fault.code}; }
+
+  static constexpr int kBlocks = 8;
+  const int rank;
+  cudaStream_t stream = nullptr;
+  Mailbox* mailbox = nullptr;
+  std::unique_ptr<ops::HandParts> parts;
+  Device<float> inbox, outbox, residual;
+  Device<Epoch> epoch;
+  Device<uint32_t> done;
+  Device<SessionState> state;
+  Device<Instruction> list;
+  Program program{};
+};
+
+// The first GPU exchanges; the second does `instead`.
+template <class Instead>
+void exchange_against(Instead instead) {
+  for (int rank = 0; rank < 2; ++rank) {
+    use(rank);
+    const cudaError_t status = cudaDeviceEnablePeerAccess(1 - rank, 0);
+    if (status != cudaErrorPeerAccessAlreadyEnabled) check(status, "the links");
+  }
+  Side first(0), second(1);
+  first.meet(second);
+  second.meet(first);
+  first.exchange();
+  use(1);
+  instead(second);
+  await_ranks({first.waited(), second.waited()}, [] { return uint64_t{0}; }, Patience{});
+  std::vector<float> sums[2];
+  for (const Side* side : {&first, &second}) {
+    use(side->rank);
+    sums[side->rank].resize(side->residual.size());
+    check(cudaMemcpy(sums[side->rank].data(), side->residual.get(), side->residual.bytes(), cudaMemcpyDeviceToHost), "the sums");
+  }
+  bool any = false;
+  for (const float x : sums[0]) any = any || x != 0;
+  if (!any || !ops::same_bytes(sums[0], sums[1])) throw KernelFault("the GPUs have other sums", 0);
+}
+
+// Two layers of the 1.02 T shape on both GPUs, and a sequence; `before` is done between opening it and decoding.
+struct Pair {
+  Pair() {
+    shape.layers = 2;
+    for (uint32_t r = 0; r < 2; ++r) drafts.push_back(synthetic_draft_part(shape, {r, 2}));
+    for (uint32_t r = 0; r < 2; ++r) {
+      sources.push_back(synthetic_source_part(1, shape, {r, 2}));
+      ranks.push_back({static_cast<int>(r), synthetic_target_part(shape, {r, 2}, 512), &drafts[r], sources.back().get()});
+    }
+  }
+  SyntheticShape shape;
+  std::vector<DraftShape> drafts;
+  std::vector<std::unique_ptr<WeightSource>> sources;
+  std::vector<Rank> ranks;
+};
+
+bool decoding = false;
+
+template <class Before>
+void decode_after(Mode mode, Before before) {
+  const Pair pair;
+  const auto stack = Stack::make_parallel(pair.ranks);
+  Request request;
+  request.prompt = {1, 2, 3};
+  request.max_tokens = 64;
+  request.block_size = 8;
+  const auto session = stack->open(request);
+  decoding = true;
+  before();
+  while (!session->finished()) session->run(64, mode);
+}
+
+void break_second() {
+  use(1);
+  trap_kernel<<<1, 1>>>();
+  cudaDeviceSynchronize();
+}
+
+// All but a GiB of the second GPU's memory is gone.
+void too_little_memory() {
+  use(1);
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "memory");
+  const Device<uint8_t> taken(free > (size_t{1} << 30) ? free - (size_t{1} << 30) : 0);
+  decode_after(Mode::kResident, [] {});
+}
+
+struct Case {
+  void (*run)();
+  int exit;           // expected
+  const char* words;  // that the line must have
+  const char* more;
+};
+
+const std::map<std::string, Case>& cases() {
+  static const char* const kMissing = "rank 1 on GPU 1 was missing: its kernel had ended or was never launched; rank 0 on GPU 0 waited too long";
+  static const char* const kFailed = "rank 1 on GPU 1 failed: ";
+  static const std::map<std::string, Case> all = {
+      {"none", {[] { exchange_against([](Side& s) { s.exchange(); }); }, 0, "no fault", ""}},
+      {"missing", {[] { exchange_against([](Side&) {}); }, 70, kMissing, "another GPU"}},
+      {"early", {[] { exchange_against([](Side& s) { empty_kernel<<<1, 1, 0, s.stream>>>(); }); }, 70, kMissing, "another GPU"}},
+      {"trap", {[] { exchange_against([](Side& s) { trap_kernel<<<1, 1, 0, s.stream>>>(); }); }, 70, kFailed, "another GPU"}},
+      {"bounds", {[] { exchange_against([](Side& s) { bounds_kernel<<<1, 32, 0, s.stream>>>(reinterpret_cast<int*>(size_t{1} << 46)); }); }, 70, kFailed, "another GPU"}},
+      {"silent", {[] { exchange_against([](Side& s) { slow_kernel<<<1, 1, 0, s.stream>>>(14'000'000'000LL); }); }, 70, "rank 1 on GPU 1 did not end its kernel", "another GPU"}},
+      {"stack", {[] { decode_after(Mode::kResident, [] {}); }, 0, "no fault", ""}},
+      {"stack-resident", {[] { decode_after(Mode::kResident, break_second); }, 70, "rank 1 on GPU 1", ""}},
+      {"stack-graph", {[] { decode_after(Mode::kGraph, break_second); }, 70, "GPU 1", ""}},
+      {"memory", {too_little_memory, 3, "rank 1 on GPU 1", "memory"}},
+  };
+  return all;
+}
+
+// What `bench node` would exit with, and what it says.
+int run(const Case& c, std::string& said) {
+  try {
+    c.run();
+    said = "no fault";
+    return 0;
+  } catch (const KernelFault& fault) {
+    said = std::string("internal error: ") + fault.what();
+    return 70;
+  } catch (const DeviceError& error) {
+    said = std::string(decoding ? "internal error: " : "error: ") + error.what();
+    return decoding ? 70 : 3;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto found = argc > 1 ? cases().find(argv[1]) : cases().end();
+  if (found == cases().end()) {
+    for (const auto& [name, one] : cases()) std::printf("%s\n", name.c_str());
+    return argc > 1 ? 2 : 0;
+  }
+  int count = 0, there = 0, back = 0;
+  if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess || count < 2) {
+    std::printf("error: two GPUs are needed: %s\n", status != cudaSuccess ? cudaGetErrorString(status) : count == 1 ? "one is visible" : "none is visible");
+    return 3;
+  }
+  cudaDeviceCanAccessPeer(&there, 0, 1);
+  cudaDeviceCanAccessPeer(&back, 1, 0);
+  if (there == 0 || back == 0) {
+    std::printf("error: GPU 0 and GPU 1 do not reach each other's memory\n");
+    return 3;
+  }
+  const auto began = std::chrono::steady_clock::now();
+  std::string said;
+  const int code = run(found->second, said);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  const Case& c = found->second;
+  // Making a stack takes seconds of its own.
+  const bool right = code == c.exit && said.find(c.words) != std::string::npos && said.find(c.more) != std::string::npos && seconds < 20;
+  std::printf("%-15s exit %d after %.1f s: %s%s\n", argv[1], code, seconds, said.c_str(), right ? "" : "  <- FAILED");
+  std::fflush(stdout);
+  return right ? code : 1;
+}
