@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
+import { companyOf, takeLook } from '../../harness/measure/gpus.ts';
 import { openCheckpoint } from '../../native/checkpoint/index.ts';
 import { EXIT } from '../support/exit.ts';
 import { availableMemoryGiB, cpuFeatures, firstLineOf, gpus, machine } from '../support/machine.ts';
@@ -27,6 +28,8 @@ export function doctorCommand(program: Command): void {
 }
 
 async function run(options: { readonly json?: boolean; readonly require?: 'gpu' }): Promise<void> {
+  // Before anything here is on a GPU itself.
+  const company = await gpuCompany();
   const findings: Finding[] = [
     node(),
     await addon(),
@@ -37,6 +40,7 @@ async function run(options: { readonly json?: boolean; readonly require?: 'gpu' 
     cuda(),
     gpu(options.require === 'gpu'),
     await cudaEngines(options.require === 'gpu'),
+    company,
     ...(await checkpoints()),
   ];
   const missing = findings.filter((finding) => finding.state === 'missing');
@@ -159,6 +163,25 @@ async function cudaEngines(required: boolean): Promise<Finding> {
       remedy: required ? 'nvcc, then npm run setup' : null,
     };
   }
+}
+
+/** Who is on the GPUs: measurements want them alone. What cannot be seen is said, not passed over. */
+async function gpuCompany(): Promise<Finding> {
+  const name = 'gpu company';
+  const absent = (detail: string, remedy: string | null = null): Finding => ({ name, state: 'absent', detail, remedy });
+  const { told: looks, lack } = await takeLook(async () => (await import('../../native/gpus.ts')).gpuLook());
+  if (lack !== null) return absent(`not looked at: ${lack.split('\n')[0]!}`);
+  if (looks.length === 0) return absent('no GPU to look at');
+  const { foreign, unseen } = companyOf(looks);
+  const blind = unseen.length === 0 ? '' : `; not seen: ${unseen.join('; ')}`;
+  if (foreign.length > 0)
+    return absent(
+      `another program is ${foreign.join('; ')}${blind}`,
+      'end it before `bench node`, which needs its GPUs to itself',
+    );
+  const listed = looks.filter(({ processes }) => processes !== null).map(({ gpu }) => gpu);
+  if (listed.length === 0) return absent(`other programs cannot be seen${blind}`);
+  return found(name, `no process is listed on GPU ${listed.join(', ')}${blind}`);
 }
 
 /** Every folder two levels below checkpoints/ that holds a config.json. */

@@ -126,27 +126,29 @@ function gib(bytes: number): string {
 /** Longest wait for a driver to say who is on its GPUs. */
 const LOOK_SECONDS = 10;
 
-/** A look that always comes: one that fails or takes too long is one that saw nothing, with the reason. Of `gpus` alone; null: of all that are told. */
-export async function lookAt(
-  look: () => Promise<readonly GpuLook[]>,
-  gpus: readonly number[] | null,
-  seconds = LOOK_SECONDS,
-): Promise<GpuLook[]> {
-  let told: readonly GpuLook[];
-  let reason = 'the driver does not name this GPU';
+/** A look that came, or why it did not. */
+export interface TakenLook {
+  readonly told: readonly GpuLook[];
+  readonly lack: string | null;
+}
+
+export async function takeLook(look: () => Promise<readonly GpuLook[]>, seconds = LOOK_SECONDS): Promise<TakenLook> {
   let timer: NodeJS.Timeout | undefined;
   try {
     const late = new Promise<never>((_, fail) => {
       timer = setTimeout(() => fail(new Error(`the driver did not answer within ${seconds} s`)), seconds * 1000);
     });
-    told = z.array(GpuLook).parse(await Promise.race([look(), late]));
+    return { told: z.array(GpuLook).parse(await Promise.race([look(), late])), lack: null };
   } catch (error) {
-    told = [];
-    reason = error instanceof z.ZodError ? 'the answer is malformed' : (error as Error).message;
+    return { told: [], lack: error instanceof z.ZodError ? 'the answer is malformed' : (error as Error).message };
   } finally {
     clearTimeout(timer);
   }
-  if (gpus === null) return [...told];
-  const blind = (gpu: number): GpuLook => ({ gpu, processes: null, usedBytes: null, held: false, unseen: [reason] });
+}
+
+/** An entry for each of these GPUs, also for one that the look does not have: then with the reason. */
+export function looksOf({ told, lack }: TakenLook, gpus: readonly number[]): GpuLook[] {
+  const unseen = [lack ?? 'the driver does not name this GPU'];
+  const blind = (gpu: number): GpuLook => ({ gpu, processes: null, usedBytes: null, held: false, unseen });
   return gpus.map((gpu) => told.find((entry) => entry.gpu === gpu) ?? blind(gpu));
 }

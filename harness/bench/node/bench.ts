@@ -6,7 +6,7 @@ import { writeDocument } from '../../bundle/disk.ts';
 import type { Provenance } from '../../bundle/provenance.ts';
 import { sealBundle } from '../../bundle/tree.ts';
 import { EnvironmentError, InputError } from '../../engine.ts';
-import { CONTEXT_BYTES, companyOf, GPU_LOOK, type GpuLook, lookAt } from '../../measure/gpus.ts';
+import { CONTEXT_BYTES, companyOf, GPU_LOOK, type GpuLook, looksOf, takeLook } from '../../measure/gpus.ts';
 import { startTelemetry } from '../../measure/telemetry.ts';
 import { exitCodeOf } from '../../report/build.ts';
 import { buildNodeReport } from './build.ts';
@@ -55,7 +55,7 @@ export async function planNodeBench(
   options: NodeBenchOptions,
 ): Promise<{ readonly plan: NodePlan; readonly description: NodeDescription; readonly looks: readonly GpuLook[] }> {
   // First: to describe a GPU is to be on it.
-  const before = await lookAt(() => machine.look(), null);
+  const before = await takeLook(() => machine.look());
   const description = await machine.describe();
   const { lack, gpus, capabilities } = description;
   if (lack !== '') throw new EnvironmentError(lack);
@@ -67,8 +67,8 @@ export async function planNodeBench(
       `${count} GPUs were asked for, ${gpus.length} ${gpus.length === 1 ? 'is' : 'are'} visible`,
     );
   const used = gpus.slice(0, count);
-  const looks = await lookAt(
-    async () => before,
+  const looks = looksOf(
+    before,
     used.map((gpu) => gpu.index),
   );
   const { foreign } = companyOf(looks);

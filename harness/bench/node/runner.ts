@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import { tokensDigest } from '../../bundle/digests.ts';
 import { EnvironmentError } from '../../engine.ts';
-import { companyOf, GPU_LOOK, type GpuLookRow, lookAt } from '../../measure/gpus.ts';
+import { companyOf, GPU_LOOK, type GpuLookRow, looksOf, takeLook } from '../../measure/gpus.ts';
 import { DeviceError, type NodeMachine, type NodeModel, type NodeRound, type NodeTraceOp } from './machine.ts';
 import {
   corruptionSeed,
@@ -67,7 +67,7 @@ export async function lookAgain(
 ): Promise<void> {
   const { machine, plan, writer, progress } = context;
   const gpus = Array.from({ length: plan.input.gpus }, (_, gpu) => gpu);
-  const looks = await lookAt(() => machine.look(), gpus);
+  const looks = looksOf(await takeLook(() => machine.look()), gpus);
   writer.look({ t_ns: writer.t(), kind: GPU_LOOK, when, stage, gpus: looks });
   for (const text of companyOf(looks).foreign) progress(`another program is ${text}`);
 }

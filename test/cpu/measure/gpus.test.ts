@@ -1,6 +1,6 @@
 /** What follows from a look at the GPUs: who is foreign, what is doubtful, and what could not be seen. */
 import { describe, expect, it } from 'vitest';
-import { companyOf, type GpuLook, type GpuProcess, lookAt } from '../../../harness/measure/gpus.ts';
+import { companyOf, type GpuLook, type GpuProcess, looksOf, takeLook } from '../../../harness/measure/gpus.ts';
 
 const GIB = 2 ** 30;
 const own: GpuProcess = { pid: 100, name: 'node', bytes: GIB / 2, own: true };
@@ -84,6 +84,8 @@ describe('a look at the GPUs', () => {
 
 describe('looking', () => {
   it('gives an entry for every GPU that was asked for, whatever happened', async () => {
+    const lookAt = async (ask: () => Promise<readonly GpuLook[]>, gpus: number[]) =>
+      looksOf(await takeLook(ask, 0.01), gpus);
     expect(await lookAt(async () => [look()], [0])).toEqual([look()]);
     const [, second] = await lookAt(async () => [look()], [0, 1]);
     expect(second).toMatchObject({ gpu: 1, processes: null, unseen: ['the driver does not name this GPU'] });
@@ -91,7 +93,7 @@ describe('looking', () => {
     expect(failed).toMatchObject([{ processes: null, usedBytes: null, unseen: ['no driver'] }]);
     const malformed = await lookAt(async () => [{ gpu: 0 }] as unknown as GpuLook[], [0]);
     expect(malformed).toMatchObject([{ processes: null, unseen: ['the answer is malformed'] }]);
-    const late = await lookAt(() => new Promise(() => {}), [0], 0.01);
+    const late = await lookAt(() => new Promise(() => {}), [0]);
     expect(late).toMatchObject([{ processes: null, unseen: ['the driver did not answer within 0.01 s'] }]);
   });
 });

@@ -131,7 +131,11 @@ describe('during the run', () => {
   it.each(['throws', 'malformed'] as const)(
     'a driver that does not answer properly (%s) is blind, no failure',
     async (how) => {
-      await bench({ kind: 'deaf', how }, (report) => {
+      await bench({ kind: 'deaf', how }, async (report, directory) => {
+        const { looks } = await readNodeRun(directory);
+        const reason = how === 'throws' ? 'the driver does not answer' : 'the answer is malformed';
+        for (const { gpus } of looks)
+          for (const gpu of gpus) expect(gpu).toMatchObject({ processes: null, usedBytes: null, unseen: [reason] });
         expect(alone(report)).toMatchObject({ outcome: 'not testable here' });
         expect(report.warnings.join()).toMatch(
           how === 'throws' ? /the driver does not answer/ : /the answer is malformed/,
