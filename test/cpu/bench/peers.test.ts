@@ -122,16 +122,16 @@ print(json.dumps(pack_codes(codes).tolist()))`);
 });
 
 describe('rows of the document', () => {
-  const rows = python<Partial<PeerRow>[]>(`
+  const written = () => {
+    const rows = python<Partial<PeerRow>[]>(`
 import marlin
 print(json.dumps([marlin.linear_fields("qkv", 3392, 6144, 8), marlin.linear_fields("o", 6144, 2048, 8), marlin.pair_fields(8, 60, 256, 6144)]))`);
-  const peers = {
-    ...sampleRaw().peers!,
-    rows: rows.map((row) => ({ ...row, mode: 'graph', copies: 20, error: 1e-3, errorBound: 2e-3, us: [1, 1, 1] })),
+    const measured = { mode: 'graph', copies: 20, error: 1e-3, errorBound: 2e-3, us: [1, 1, 1] };
+    return { ...sampleRaw().peers!, rows: rows.map((row) => ({ ...row, ...measured })) };
   };
 
   test('are accepted', () => {
-    expect(readPeers(JSON.parse(JSON.stringify(peers))).rows.map(({ weights, bytes }) => [weights, bytes])).toEqual([
+    expect(readPeers(written()).rows.map(({ weights, bytes }) => [weights, bytes])).toEqual([
       ['int4', 3456 * 6144 * (4.125 / 8)],
       ['int4', 6144 * 2048 * (4.125 / 8)],
       ['int4', 60 * 3 * 256 * 6144 * (4.125 / 8)],
@@ -141,7 +141,7 @@ print(json.dumps([marlin.linear_fields("qkv", 3392, 6144, 8), marlin.linear_fiel
   test.each(['fp8', 'mxfp4'] as const)(
     'stand in the list and not beside an operation in %s: INT4 is narrower',
     (weights) => {
-      const raw = { ...sampleRaw(), peers: readPeers(peers) };
+      const raw = { ...sampleRaw(), peers: readPeers(written()) };
       const operation = raw.operations[0]!;
       raw.operations = [
         { ...operation, weights },
