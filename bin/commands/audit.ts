@@ -13,10 +13,20 @@ import { exitCodeOf } from '../../harness/report/build.ts';
 import { loadClaims } from '../../harness/suite/claims.ts';
 import { loadTokenizer } from '../../harness/suite/tokenizer.ts';
 import { addonFile, cudaAddonFile } from '../../native/addon.ts';
+import type { SyntheticChoice } from '../../native/engines.ts';
 import { EXIT } from '../support/exit.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { machine } from '../support/machine.ts';
-import { type Activations, type EngineName, engineOption, loadModel, modelKind, NANO } from '../support/model.ts';
+import {
+  type Activations,
+  type EngineName,
+  engineOption,
+  loadModel,
+  modelKind,
+  modelOption,
+  NANO,
+  tokenizerDirectory,
+} from '../support/model.ts';
 import { activationsOption, listOf, realNumber, seed, shard, wholeNumber } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
 import { buildPage, hasPageBuilder } from '../support/page.ts';
@@ -28,9 +38,16 @@ import { printSummary } from '../support/summary.ts';
 /** Prompts of each suite in a quick audit. */
 const QUICK_PROMPTS = 8;
 
+/** What stands in the manifest of a run on pro-synthetic. */
+const SYNTHETIC_NOTES = [
+  'synthetic weights: every weight is a function of seed, tensor and place, for target and draft',
+  "pro-synthetic has no tokenizer: prompts are token ids of nano's, no stop id ends a session, and no token has a meaning",
+];
+
 interface Options {
   readonly checkpoint: string;
   readonly engine: EngineName;
+  readonly model?: SyntheticChoice;
   readonly activations?: Activations;
   readonly suite: readonly string[];
   readonly scenario?: readonly string[];
@@ -72,6 +89,7 @@ export function auditCommand(program: Command): void {
       'compare decoding with and without speculation on every prompt; measure acceptance and speed; build the page',
     )
     .option('--checkpoint <dir>', 'checkpoint with its dflash/ draft', join(NANO, 'fp4'))
+    .addOption(modelOption())
     .addOption(engineOption())
     .addOption(activationsOption())
     .option('--suite <path...>', 'folders of suites, or files of known benchmarks', [join(ROOT, 'suites')])
@@ -109,17 +127,23 @@ export function auditCommand(program: Command): void {
 
 async function run(options: Options): Promise<void> {
   const startedAt = new Date();
-  const model = await loadModel(options.checkpoint, options.activations, options.engine);
+  const synthetic = options.model;
+  if (synthetic !== undefined && options.engine === 'reference-cuda') {
+    throw new InputError('reference-cuda decodes slices plainly; an audit compares speculation on with off');
+  }
+  const model = await loadModel(options.checkpoint, options.activations, options.engine, synthetic);
   try {
     const { draft } = model.checkpoint;
     if (draft === null) {
       throw new InputError(`${options.checkpoint} has no dflash/ draft; an audit compares speculation on with off`);
     }
+    const kind = modelKind(options.checkpoint, synthetic);
     const block = options.block ?? draft.blockSize;
     if (block > draft.blockSize)
       throw new InputError(`--block ${block} exceeds the draft's block of ${draft.blockSize}`);
-    const tokenizer = await loadTokenizer(options.checkpoint);
-    const plan = planOptions(options, tokenizer.stopIds);
+    const tokenizer = await loadTokenizer(tokenizerDirectory(options.checkpoint, synthetic));
+    // Nothing ends a text that means nothing.
+    const plan = planOptions(options, synthetic === undefined ? tokenizer.stopIds : []);
     const suites = await chooseSuites({
       paths: options.suite,
       scenarios: options.scenario,
@@ -147,11 +171,11 @@ async function run(options: Options): Promise<void> {
       plan,
       about: {
         id,
-        title: `Speculation on against off, ${modelKind(options.checkpoint).name}, block ${block}`,
+        title: `Speculation on against off, ${kind.name}, block ${block}${synthetic === undefined ? '' : ', synthetic weights'}`,
         command,
         ...state,
         machine: machine(),
-        model: modelKind(options.checkpoint),
+        model: kind,
         tokenizer: { digest: tokenizer.digest, templateDigest: tokenizer.templateDigest },
         provenance: collectProvenance({
           cards: Object.values(engines).flatMap((arms) =>
@@ -167,14 +191,22 @@ async function run(options: Options): Promise<void> {
               nonce: untold('no nonce: every session prefills its own prompt and nothing is cached between sessions'),
             },
             telemetryHz: told(options.telemetryHz),
+            notes: [...provenance.notes, ...(synthetic === undefined ? [] : SYNTHETIC_NOTES)],
           }),
         }),
       },
       startedAt,
       directory,
       segments: segmentsInChildren(
-        { checkpoint: resolve(options.checkpoint), activations: options.activations ?? null, engine: options.engine },
+        {
+          checkpoint: resolve(options.checkpoint),
+          activations: options.activations ?? null,
+          engine: options.engine,
+          model: synthetic ?? null,
+        },
         block,
+        // The processes that are timed load the model themselves, and a GPU may hold it once only. Nothing decodes here any more.
+        async () => (options.engine === 'cpu' ? undefined : model.close()),
       ),
       shard: options.shard ?? null,
       telemetryHz: options.telemetryHz,
@@ -182,7 +214,9 @@ async function run(options: Options): Promise<void> {
       progress: note,
     };
     const { signal, restore } = onInterrupt();
-    note(`Auditing ${options.checkpoint} with ${encoded.prompts.length} prompts into ${directory}`);
+    note(
+      `Auditing ${synthetic === undefined ? options.checkpoint : kind.name} with ${encoded.prompts.length} prompts into ${directory}`,
+    );
     const { report, interrupted } = await audit({ ...input, signal });
     restore();
 

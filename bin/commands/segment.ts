@@ -13,8 +13,8 @@ import type { SegmentOrder } from '../support/segments.ts';
 
 export function segmentCommand(program: Command): void {
   program.command('segment', { hidden: true }).action(async () => {
-    const { job, checkpoint, activations, engine, blockSize, origin } = readOrder();
-    const model = await loadModel(checkpoint, activations ?? undefined, engine);
+    const { job, checkpoint, activations, engine, model: synthetic, blockSize, origin } = readOrder();
+    const model = await loadModel(checkpoint, activations ?? undefined, engine, synthetic ?? undefined);
     const { signal, restore } = onInterrupt();
     const load = startForeignLoad();
     try {

@@ -92,13 +92,18 @@ export function syntheticName({ layers, rank, ranks, experts, seed }: SyntheticC
 
 export const NANO = join(ROOT, 'checkpoints/nano');
 
+/** Whose tokenizer makes ids of prompts: the checkpoint's own; pro-synthetic has none and takes nano's ids as they are. */
+export function tokenizerDirectory(directory: string, synthetic?: SyntheticChoice): string {
+  return synthetic === undefined ? directory : join(NANO, 'fp4');
+}
+
 /** What to say of the model beside every number. */
 export function modelKind(directory: string, synthetic?: SyntheticChoice): Manifest['model'] {
   if (synthetic !== undefined) {
     return {
       kind: 'pro-synthetic',
       name: syntheticName(synthetic),
-      note: 'Weights that are a function of a seed in the shape of the 1.02 T model: what depends on size is measured on it, its tokens mean nothing.',
+      note: "Synthetic weights: a function of a seed, in the shape of the 1.02 T model. What depends on size is measured on it; its tokens mean nothing, and its draft was never trained, so its acceptance is no model's.",
     };
   }
   const inside = resolve(directory);

@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline';
 import type { SegmentRunner } from '../../harness/measure/campaign.ts';
 import { TimingRow } from '../../harness/measure/rows.ts';
 import type { SegmentJob } from '../../harness/measure/timed.ts';
+import type { SyntheticChoice } from '../../native/engines.ts';
 import type { Activations, EngineName } from './model.ts';
 import { ROOT } from './repository.ts';
 
@@ -17,16 +18,21 @@ export interface SegmentOrder {
   readonly checkpoint: string;
   readonly activations: Activations | null;
   readonly engine: EngineName;
+  /** In the place of the checkpoint. */
+  readonly model: SyntheticChoice | null;
   readonly blockSize: number;
   /** The start of the run on the monotonic clock, nanoseconds, decimal. */
   readonly origin: string;
 }
 
+/** @param before awaited in front of each segment */
 export function segmentsInChildren(
-  engine: Pick<SegmentOrder, 'checkpoint' | 'activations' | 'engine'>,
+  engine: Pick<SegmentOrder, 'checkpoint' | 'activations' | 'engine' | 'model'>,
   block: number,
+  before: () => Promise<void>,
 ): SegmentRunner {
   return async (job, host) => {
+    await before();
     const arm = job.plan.order[job.segment]!;
     const order: SegmentOrder = {
       job,

@@ -14,9 +14,11 @@ export function printSummary(report: Report): void {
       print(`    Would have caught: ${verdict.wouldHaveCaught}.`);
     }
   }
+  // A table that is copied out of its terminal must not lose what its numbers are of.
+  const suffix = model.kind === 'pro-synthetic' ? ', synthetic weights' : '';
   if (report.acceptance.length > 0) {
     print('');
-    print(paint('bold', 'Acceptance length, tokens a round, bonus counted'));
+    print(paint('bold', `Acceptance length, tokens a round, bonus counted${suffix}`));
     print(
       table(
         [
@@ -39,7 +41,7 @@ export function printSummary(report: Report): void {
   }
   if (report.speed.length > 0) {
     print('');
-    print(paint('bold', 'Decode speed, one session at a time, prefill outside'));
+    print(paint('bold', `Decode speed, one session at a time, prefill outside${suffix}`));
     print(
       table(
         [
@@ -68,7 +70,7 @@ export function printSummary(report: Report): void {
       ),
     );
   }
-  if (report.measurement !== undefined) printMeasurement(report.measurement);
+  if (report.measurement !== undefined) printMeasurement(report.measurement, suffix);
   if (report.warnings.length > 0) {
     print('');
     for (const warning of report.warnings) print(`${paint('yellow', `warning ${warning.code}`)}: ${warning.text}`);
@@ -81,12 +83,12 @@ export function printSummary(report: Report): void {
 /** What a reader of a terminal wants of the measurement; every other definition is in report.json and on the page. */
 const SHOWN = ['ttft', 'e2e-tps', 'icl-p50', 'icl-p99', 'peak', 'energy-per-token', 'price-per-million'];
 
-function printMeasurement(measurement: Measurement): void {
+function printMeasurement(measurement: Measurement, suffix: string): void {
   print(measurement.statement);
   const { cells, comparisons } = measurement;
   if (cells.length > 0) {
     print('');
-    print(paint('bold', 'Speed by further definitions'));
+    print(paint('bold', `Speed by further definitions${suffix}`));
     const ids = [...new Set(cells.flatMap((cell) => cell.figures.map((figure) => figure.id)))].filter(
       (id) => SHOWN.includes(id) || id.startsWith('task-'),
     );

@@ -20,8 +20,11 @@ export function answerClaims(run: StoredRun, findings: Findings): ClaimRow[] {
 
 function answer(run: StoredRun, claim: Claim, findings: Findings): Pick<ClaimRow, 'outcome' | 'finding'> {
   const { model } = run.manifest;
-  const notThisModel = `The claim is about the 1.02 T model; this run decodes ${model.name} (${model.kind}).`;
+  const synthetic = model.kind === 'pro-synthetic';
+  const what = synthetic ? 'a slice of its shape with synthetic weights' : model.kind;
+  const notThisModel = `The claim is about the 1.02 T model; this run decodes ${model.name} (${what}).`;
   if (claim.kind === 'acceptance') {
+    if (synthetic) return { outcome: 'not testable here', finding: `${notThisModel} Its draft was never trained.` };
     // Only a claim about one scenario has a figure here that stands for the same thing.
     const row = findings.acceptance.find((entry) => entry.decoding === 'greedy' && entry.scenario === claim.scenario);
     const beside = row === undefined ? '' : ` Here, greedy, block ${row.blockSize}: ${figure(row.rawMicro)}.`;

@@ -74,7 +74,7 @@ export const KINDS: Readonly<Record<Report['model']['kind'], KindWords>> = {
       'whether the kernels give the same bits with speculation on and off, at full shape.',
     ],
     cannot: [
-      'how many drafts a trained model accepts: acceptance here is replayed from a stated profile;',
+      'how many drafts a trained model accepts: acceptance here is that of a draft nobody trained, or assumed where a warning says so;',
       'anything about the quality or meaning of the output, which is noise by construction.',
     ],
   },
