@@ -13,8 +13,9 @@ import type { GatePrompt } from '../../harness/gate/observer.ts';
 import { type ReferenceScores, readReference } from '../../harness/gate/reference.ts';
 import { annotations, junit, markdown, plainLines } from '../../harness/gate/report.ts';
 import { exitCodeOf, type GateResult } from '../../harness/gate/result.ts';
+import type { LoadedModel, SyntheticChoice } from '../../native/engines.ts';
 import { onInterrupt } from '../support/interrupt.ts';
-import { type Activations, type EngineName, loadModel, NANO } from '../support/model.ts';
+import { type Activations, type EngineName, loadModel, modelOption, NANO, syntheticName } from '../support/model.ts';
 import { activationsOption, realNumber, seed, wholeNumber } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
 import { ROOT } from '../support/repository.ts';
@@ -47,6 +48,7 @@ interface Options {
   readonly rule: VerificationRule | 'all';
   readonly checkpoint: string;
   readonly activations?: Activations;
+  readonly model?: SyntheticChoice;
   readonly prompts?: string;
   readonly seed: string;
   readonly tokens?: number;
@@ -71,6 +73,7 @@ export function verifyCommand(program: Command): void {
     .addOption(new Option('--gate <gate>', 'how much to look at').choices(['pr', 'nightly']).default('pr'))
     .addOption(new Option('--rule <rule>', 'rule of a built-in engine').choices([...RULES, 'all']).default('all'))
     .option('--checkpoint <dir>', 'checkpoint of a built-in engine', join(NANO, 'fp4'))
+    .addOption(modelOption())
     .addOption(activationsOption())
     .option('--prompts <file>', 'token ids: {"cases":[{"ids":[...]},...]} (default: random ids)')
     .option('--seed <n>', 'seed of everything that is drawn', seed, '1')
@@ -106,8 +109,10 @@ async function run(options: Options): Promise<void> {
   const { signal, restore } = onInterrupt();
   const results: GateResult[] = [];
   const sources: EngineSource[] = [];
+  // One for all rules: a GPU may hold a slice once only.
+  const models = new Map<string, LoadedModel>();
   const open = async (text: string, rule: VerificationRule): Promise<EngineSource> => {
-    const source = await sourceOf(text, rule, options);
+    const source = await sourceOf(text, rule, options, models);
     sources.push(source);
     return source;
   };
@@ -130,18 +135,22 @@ async function run(options: Options): Promise<void> {
           acceptance: (card) => floorOf(card, named, options),
           signal,
           progress: note,
-          budget: {
-            ...(rules.length > 1 && options.gate === 'pr' ? SHARED_BUDGETS[named] : {}),
-            ...(options.tokens === undefined
-              ? {}
-              : { lawTokens: options.tokens, wideLawTokens: options.tokens, scoredTokens: options.tokens }),
-          },
+          ...(rules.length > 1 && options.gate === 'pr' ? { share: SHARED_BUDGETS[named] } : {}),
+          ...(options.tokens === undefined
+            ? {}
+            : {
+                budget: {
+                  lawTokens: options.tokens,
+                  wideLawTokens: options.tokens,
+                  scoredTokens: options.tokens,
+                },
+              }),
         }),
       );
     }
   } finally {
     restore();
-    await Promise.all(sources.map((source) => source.close()));
+    await Promise.all([...sources, ...models.values()].map((opened) => opened.close()));
   }
   report(results, options);
   if (record !== null) note(`Evidence head: ${record.head}`);
@@ -159,18 +168,28 @@ function report(results: readonly GateResult[], options: Options): void {
   if (process.env.GITHUB_ACTIONS) for (const result of results) for (const line of annotations(result)) note(line);
 }
 
-async function sourceOf(text: string, rule: VerificationRule, options: Options): Promise<EngineSource> {
+async function sourceOf(
+  text: string,
+  rule: VerificationRule,
+  options: Options,
+  models: Map<string, LoadedModel>,
+): Promise<EngineSource> {
+  if (isPlugin(text) && options.model !== undefined) {
+    throw new InputError(`${text}: --model is made by stack-cuda and reference-cuda, and no plug-in has it`);
+  }
   if (isPlugin(text)) return openPlugin(text, { ...DEFAULT_LIMITS, answerMs: options.stepTimeout * 1000 });
   const engine = Object.hasOwn(BUILT_IN, text) ? BUILT_IN[text] : undefined;
   if (engine === undefined) {
     throw new InputError(`${text}: neither ${BUILT_IN_NAMES}, nor a .mjs module, nor cmd: with a command`);
   }
-  const model = await loadModel(options.checkpoint, options.activations, engine);
+  const model = models.get(text) ?? (await loadModel(options.checkpoint, options.activations, engine, options.model));
+  models.set(text, model);
   return {
-    name: text,
+    // Whatever prints a number of this gate prints the name beside it.
+    name: options.model === undefined ? text : `${text} over ${syntheticName(options.model)} (synthetic weights)`,
     open: async ({ blockSize }) =>
       model.engine({ rule, replay: true, ...(blockSize === undefined ? {} : { blockSize }) }),
-    close: () => model.close(),
+    close: async () => {},
   };
 }
 

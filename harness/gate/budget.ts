@@ -34,6 +34,29 @@ export interface Budget {
   readonly largestBlindDistance: number;
 }
 
+/** Vocabulary up to which a gate looks at all that its budget says. */
+const WHOLE_VOCABULARY = 2_048;
+/** What is left of a budget however wide the vocabulary: below, an equality or a law would say nothing. */
+const LEAST = { equalityPrompts: 16, equalityTokens: 24, wideLawTokens: 64, lawSessionTokens: 16, rowPositions: 8 };
+
+/**
+ * The budget for rows of `vocabSize` numbers. A round of eight drafts carries up to sixteen of them (20 MB at 152,576 tokens), and every one is
+ * computed, copied and judged, so fewer positions are looked at in the proportion in which rows are longer. The checks say what that would have missed.
+ */
+export function fittedTo(budget: Budget, vocabSize: number): Budget {
+  const share = Math.min(1, WHOLE_VOCABULARY / vocabSize);
+  const of = (name: keyof typeof LEAST): number =>
+    Math.min(budget[name], Math.max(LEAST[name], Math.ceil(share * budget[name])));
+  return {
+    ...budget,
+    equalityPrompts: of('equalityPrompts'),
+    equalityTokens: of('equalityTokens'),
+    wideLawTokens: of('wideLawTokens'),
+    lawSessionTokens: of('lawSessionTokens'),
+    rowPositions: of('rowPositions'),
+  };
+}
+
 export const BUDGETS: Readonly<Record<GateName, Budget>> = {
   pr: {
     prompts: 32,

@@ -5,7 +5,7 @@
 import type { Decoding, Engine, EngineCard } from '../engine.ts';
 import type { EngineSource } from '../engines/plugin.ts';
 import { type AcceptanceFloor, checkAcceptance, checkDrafts, type MeasuredAcceptance } from './acceptance.ts';
-import { BUDGETS, type Budget, type GateName } from './budget.ts';
+import { BUDGETS, type Budget, fittedTo, type GateName } from './budget.ts';
 import { checkCard, checkDeclarations, checkInterface, concluded } from './conformance.ts';
 import { buildKey, type Earlier, type Earnings, type EvidenceRecord } from './evidence.ts';
 import { builtInPrompts, checkLosslessness, checkPrompts, type LosslessOutcome, sessionSeed } from './losslessness.ts';
@@ -18,7 +18,9 @@ export interface GateInput {
   /** null: the source's own plain mode, block 1. */
   readonly baseline: EngineSource | null;
   readonly gate: GateName;
-  /** Overrides of the gate's budget, for calibration and tests. */
+  /** This run's part of the gate's budget, where several runs share it. */
+  readonly share?: Partial<Budget>;
+  /** Overrides of the gate's budget, taken as they are: what a caller asked for, calibration, tests. */
   readonly budget?: Partial<Budget>;
   /** null: random token ids. */
   readonly prompts: readonly GatePrompt[] | null;
@@ -42,7 +44,7 @@ const NOTHING_EARLIER: Earlier = { run: 0, seed: null, refutation: null, earning
 export async function runGate(input: GateInput): Promise<GateResult> {
   const now = input.now ?? performance.now.bind(performance);
   const started = now();
-  const budget: Budget = { ...BUDGETS[input.gate], ...input.budget };
+  let budget: Budget = { ...BUDGETS[input.gate], ...input.share, ...input.budget };
   const observer = new Observer(input.stepMs);
   const checks: Check[] = [];
   let earlier = NOTHING_EARLIER;
@@ -62,6 +64,7 @@ export async function runGate(input: GateInput): Promise<GateResult> {
       const plainCard = { ...checkCard(plain, input.baseline === null ? 1 : null), id: 'plain card' };
       checks.push(card, plainCard);
       if (card.outcome === 'consistent' && plainCard.outcome === 'consistent') {
+        budget = { ...fittedTo(budget, engine.card.vocabSize), ...input.budget };
         build = buildKey(engine.card, plain.card, input.gate);
         earlier = input.record?.earlier(build) ?? NOTHING_EARLIER;
         input.record?.started({ build, run: earlier.run, seed: earlier.seed ?? input.seed, engine: input.source.name });

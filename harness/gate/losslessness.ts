@@ -162,7 +162,8 @@ interface Sampled {
   readonly prompt: GatePrompt;
   readonly decoding: Decoding;
   readonly tokens: readonly number[];
-  readonly rounds: readonly WithRows[];
+  /** Target rows of the tokens, and no others: those of a wide vocabulary are large. */
+  readonly rows: readonly Float64Array[];
 }
 
 async function checkLaw(input: LosslessInput, greedy: AcceptanceTally): Promise<LosslessOutcome> {
@@ -345,7 +346,14 @@ async function ownLaw(input: LosslessInput, overdue: () => boolean, threshold: n
       if (source === 'rounds') replay.session(run.session, prompt.ids.length, decoding, rounds);
       if (rounds.length === 0) continue;
       const tokens = rounds.flatMap(({ round }) => [...round.committed]);
-      if (kept.length < budget.rowPositions) kept.push({ prompt, decoding, tokens, rounds });
+      if (kept.length < budget.rowPositions) {
+        kept.push({
+          prompt,
+          decoding,
+          tokens,
+          rows: rounds.flatMap(({ round, p }) => p.slice(0, round.committed.length)),
+        });
+      }
       const plainRow = decoding.temperature === 1 && decoding.topP === 1;
       if (plainRow) acceptance.session(prompt.ids, run.rounds);
       if (plainRow && texts.length < SCORED_TEXTS) texts.push(scoredText(run.session, prompt, rounds));
@@ -434,8 +442,7 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[], texts: 
   let filteredRows = 0;
   for (let i = 0; i < Math.min(budget.rowPositions, 64 * kept.length) && !observer.broken; i++) {
     if (input.signal.aborted) break;
-    const { prompt, decoding, tokens, rounds } = kept[i % kept.length]!;
-    const rows = rounds.flatMap(({ round, p }) => round.committed.map((_, at) => p[at]!));
+    const { prompt, decoding, tokens, rows } = kept[i % kept.length]!;
     const at = random.below(rows.length);
     const text = { name: `${prompt.name}+${at}`, ids: [...prompt.ids, ...tokens.slice(0, at)] };
     const again = await observer.run(plain, text, { ...decoding, maxTokens: 1 }, 'row');
