@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { addon, addonDigest, type CudaAddon, callAddon, cudaAddonFile } from './addon.ts';
 import { DeviceError, EnvironmentError } from './errors.ts';
 import { gpuLook } from './gpus.ts';
+import { measureCollectives, type NativeCollectives } from './node-collectives.ts';
 
 /** What the addon exports for it; see native/addon/node_exports.cpp. */
 export interface NodeExports {
@@ -13,6 +14,8 @@ export interface NodeExports {
   nodeOpen(spec: NativeNodeSpec): Promise<NativeNodeModel>;
   /** Absent where the build has no floors. */
   nodeReadCeiling?(gpus: number): Promise<{ readonly bytesPerSecond: number[]; readonly method: string }>;
+  /** Absent where the build is older than it. */
+  readonly nodeCollectives?: NativeCollectives;
 }
 
 export interface NativeNode {
@@ -98,7 +101,7 @@ const orNull = (text: string): string | null => (text === '' ? null : text);
 export function nodeMachine() {
   const file = cudaAddonFile();
   const build = addon(file) as CudaAddon & Partial<NodeExports>;
-  const { nodeDescribe, nodeOpen, nodeReadCeiling } = build;
+  const { nodeDescribe, nodeOpen, nodeReadCeiling, nodeCollectives } = build;
   if (nodeDescribe === undefined || nodeOpen === undefined)
     throw new EnvironmentError('the CUDA engines were built without the node benchmark; run `npm run setup`');
   return {
@@ -145,5 +148,8 @@ export function nodeMachine() {
       };
     },
     ...(nodeReadCeiling === undefined ? {} : { readCeiling: (gpus: number) => callAddon(() => nodeReadCeiling(gpus)) }),
+    ...(nodeCollectives === undefined
+      ? {}
+      : { collectives: (gpus: number) => measureCollectives(nodeCollectives, gpus) }),
   };
 }

@@ -2,7 +2,15 @@
 import { z } from 'zod';
 import { NodePlan } from '../bench/node/plan.ts';
 import { NodeReport } from '../bench/node/report.ts';
-import { FloorRow, GenerationRow, ModelRow, NodeManifest, NodeRoundRow, TraceRow } from '../bench/node/rows.ts';
+import {
+  CollectiveRow,
+  FloorRow,
+  GenerationRow,
+  ModelRow,
+  NodeManifest,
+  NodeRoundRow,
+  TraceRow,
+} from '../bench/node/rows.ts';
 import { Report } from '../report/schema.ts';
 import {
   EventRow,
@@ -45,6 +53,7 @@ const DEFINITIONS = {
   'node-round': { schema: NodeRoundRow, title: 'A line of rounds.jsonl of a node benchmark' },
   'node-trace': { schema: TraceRow, title: 'A line of traces.jsonl' },
   'node-model': { schema: ModelRow, title: 'A line of models.jsonl' },
+  'node-collective': { schema: CollectiveRow, title: 'A line of collectives.jsonl' },
   'node-floor': { schema: FloorRow, title: 'A line of floors.jsonl' },
 } as const;
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "native/cuda/collectives.h"
 #include "native/cuda/node.h"
 #include "promise_worker.h"
 #include "results.h"
@@ -221,11 +222,39 @@ Napi::Value read_ceiling(const Napi::CallbackInfo& info) {
   });
 }
 
+// nodeCollectives(gpus) -> Promise<{samples, sums}>: a JSON text, and Float32Arrays by check and rank
+Napi::Value collectives(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    const uint64_t gpus = count_of(info[0], "gpus");
+    if (gpus < 2 || gpus > 8) throw InputFault("gpus must be 2 to 8");
+    return PromiseWorker<NodeCollectives>::start(
+        info.Env(), [gpus] { return node_collectives(static_cast<uint32_t>(gpus)); },
+        [](Napi::Env env, NodeCollectives& made) -> Napi::Value {
+          Napi::Array sums = Napi::Array::New(env, made.sums.size());
+          for (size_t i = 0; i < made.sums.size(); ++i) {
+            Napi::Array ranks = Napi::Array::New(env, made.sums[i].size());
+            for (size_t r = 0; r < made.sums[i].size(); ++r) {
+              const std::vector<float>& values = made.sums[i][r];
+              Napi::Float32Array copy = Napi::Float32Array::New(env, values.size());
+              std::copy(values.begin(), values.end(), copy.Data());
+              ranks.Set(static_cast<uint32_t>(r), copy);
+            }
+            sums.Set(static_cast<uint32_t>(i), ranks);
+          }
+          Napi::Object out = Napi::Object::New(env);
+          out.Set("samples", made.samples);
+          out.Set("sums", sums);
+          return out;
+        });
+  });
+}
+
 }  // namespace
 
 void export_node(Napi::Env env, Napi::Object exports) {
   exports.Set("nodeDescribe", Napi::Function::New<describe>(env, "nodeDescribe"));
   exports.Set("nodeOpen", Napi::Function::New<open>(env, "nodeOpen"));
+  exports.Set("nodeCollectives", Napi::Function::New<collectives>(env, "nodeCollectives"));
   exports.Set("nodeReadCeiling", Napi::Function::New<read_ceiling>(env, "nodeReadCeiling"));
 }
 

@@ -1,6 +1,6 @@
 /** A node benchmark as a person reads it in a terminal: what was left out and what is doubtful first, the headline last. */
 import type { NodePlan } from '../../../harness/bench/node/plan.ts';
-import type { NodeCellRow, NodeComparison, NodeReport } from '../../../harness/bench/node/report.ts';
+import type { NodeCellRow, NodeCollectives, NodeComparison, NodeReport } from '../../../harness/bench/node/report.ts';
 import type { Measured } from '../../../harness/report/schema.ts';
 import { paint, print, table } from '../../support/output.ts';
 
@@ -51,6 +51,7 @@ export function printNodeReport(report: NodeReport): void {
       ),
     );
   }
+  if (report.collectives !== undefined) printCollectives(report.collectives);
   print('');
   print(paint('bold', 'Compared'));
   print(comparisonTable(report.comparisons));
@@ -108,6 +109,29 @@ function cellTable(cells: readonly NodeCellRow[]): string {
     percent(cell, 'ceiling-share'),
   ]);
   return table([head, ...rows], [1, 2, 3, 5, 6, 7, 8, 9, 10]);
+}
+
+function printCollectives({ rows, exposed, lacks }: NodeCollectives): void {
+  print('');
+  print(paint('bold', 'The all-reduce alone, rows of 6144: us a call of the slowest rank'));
+  print(
+    table(
+      [
+        ['GPUs', 'rows', 'how', '', 'median', 'p5', 'p95', 'slowest block'],
+        ...rows.map((row) => [
+          String(row.gpus),
+          String(row.rows),
+          row.how,
+          row.arrangement,
+          ...[row.medianUs, row.p5Us, row.p95Us].map((us) => us.toFixed(2)),
+          row.slowestUs === null ? '-' : row.slowestUs.toFixed(2),
+        ]),
+      ],
+      [0, 1, 4, 5, 6, 7],
+    ),
+  );
+  for (const { name, figure } of exposed) print(`${name}: ${text(figure, 2)}`);
+  for (const { gpus, what, reason } of lacks) print(`not measured on ${gpus} GPUs (${what}): ${reason}`);
 }
 
 function comparisonTable(rows: readonly NodeComparison[]): string {

@@ -93,6 +93,7 @@ export async function planNodeBench(
     lacks: {
       ...capabilities,
       readCeiling: machine.readCeiling === undefined ? 'this build measures no read ceiling' : null,
+      collectives: machine.collectives === undefined ? 'this build measures no collectives' : null,
     },
   });
   return { plan, description, looks };
@@ -102,10 +103,11 @@ export async function planNodeBench(
 export async function benchNode(input: NodeBenchInput): Promise<NodeBenchResult> {
   const { machine, signal, now, progress, directory } = input;
   const { plan, description, looks } = await planNodeBench(machine, input.options);
-  const main = plan.models[0]!;
+  const gpus = `${plan.input.gpus} x ${description.gpus[0]!.name}`;
+  const [main] = plan.models;
   const head: NodeManifestHead = {
     ...input.about,
-    title: `Node benchmark, ${main.layers} layers on ${main.gpus} x ${description.gpus[0]!.name}`,
+    title: `Node benchmark, ${main === undefined ? 'no model' : `${main.layers} layers`} on ${gpus}`,
     gpus: description.gpus.map((gpu) => ({ ...gpu, peers: [...gpu.peers] })),
     buildDigest: description.buildDigest,
     provenance: input.provenance(plan, description),

@@ -2,6 +2,7 @@
  * Identities that the rounds of a node benchmark keep, whatever the machine: what was kept follows from what was accepted, nothing
  * follows the end, the device's clock stays within the harness's, and the counts are those that the plan asks for.
  */
+import { collectiveBooks } from './collectives.ts';
 import { corruptionSeed, type NodePlan, type PlanCell, taskTokens } from './plan.ts';
 import { corrupt } from './profile.ts';
 import type { Generation, StoredNodeRun } from './reader.ts';
@@ -34,6 +35,10 @@ export function textOf(cell: PlanCell): string {
 
 /** What does not add up, one line each. */
 export function nodeBooks(run: StoredNodeRun): string[] {
+  return [...generationBooks(run), ...collectiveBooks(run)];
+}
+
+function generationBooks(run: StoredNodeRun): string[] {
   return run.generations.flatMap((generation) => {
     if (generation.row.fault !== null) return [];
     const cell = cellOf(run.plan, generation);

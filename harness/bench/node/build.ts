@@ -1,6 +1,7 @@
 /** The report of a node benchmark from its stored rows: a fresh run and a committed one are judged by the same code. */
 
 import { companyOf } from '../../measure/gpus.ts';
+import { collectiveFigures } from './collectives.ts';
 import { Comparer, labelsOf } from './compare.ts';
 import { type CellSums, cellFigures, cellSums, stretchOf, told, untold } from './figures.ts';
 import { layerTimes } from './layers.ts';
@@ -35,7 +36,8 @@ export function buildNodeReport(run: StoredNodeRun): NodeReport {
     sums.set(cell.id, found);
     cells.push(cellRow(run, cell, model, found));
   }
-  const comparer = new Comparer(run, sums);
+  const collectives = collectiveFigures(run);
+  const comparer = new Comparer(run, sums, collectives);
   const comparisons = comparer.comparisons();
   const layers = layerTimes(run);
   return {
@@ -82,6 +84,7 @@ export function buildNodeReport(run: StoredNodeRun): NodeReport {
     comparisons,
     projections: comparer.projections(),
     targets: comparer.targets(comparisons),
+    ...(collectives === undefined ? {} : { collectives }),
     telemetry: gpuUse(run),
   };
 }

@@ -189,13 +189,14 @@ function checkClocks(run: StoredNodeRun, findings: Findings): void {
   if (free > end) findings.difference('clocks', 'the last generation ends after the run');
   for (const [what, rows] of [
     ['a floor', run.floors],
+    ['an all-reduce', run.collectives],
     ['a model', run.models],
     ['a reading', run.telemetry],
     ['an event', run.events],
   ] as const) {
     if (rows.some((row) => row.t_ns > end)) findings.difference('clocks', `${what} lies behind the end of the run`);
   }
-  for (const rows of [run.models, run.floors]) {
+  for (const rows of [run.models, run.floors, run.collectives]) {
     if (rows.some((row, i) => i > 0 && row.t_ns < rows[i - 1]!.t_ns))
       findings.difference('clocks', 'rows do not stand in the order of their times');
   }

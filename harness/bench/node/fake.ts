@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { EnvironmentError, InputError } from '../../engine.ts';
 import type { GpuLook, GpuProcess } from '../../measure/gpus.ts';
 import { Random } from '../../stats/philox.ts';
+import { type FakeCollectiveFaults, fakeCollectives } from './fake-collectives.ts';
 import {
   DeviceError,
   type NodeCapabilities,
@@ -48,6 +49,8 @@ export type FakeFault =
   /** A GPU is in use by a process that is on no list. */
   | { readonly kind: 'unlisted'; readonly gpu: number; readonly bytes: number }
   | { readonly kind: 'no-peer'; readonly from: number; readonly to: number }
+  /** The all-reduce alone: harness/bench/node/fake-collectives.ts; `lack`: it cannot be measured at all. */
+  | ({ readonly kind: 'collectives'; readonly lack?: string } & FakeCollectiveFaults)
   /** The reference turns out not to open. */
   | { readonly kind: 'no-reference'; readonly message: string }
   /** Says it has room and then has not. */
@@ -59,6 +62,7 @@ export interface FakeOptions {
   readonly name?: string;
   readonly capabilities?: Partial<NodeCapabilities>;
   readonly readCeiling?: boolean;
+  readonly collectives?: boolean;
   readonly fault?: FakeFault;
   /** Clock of the run, moved forward by what the formula says a call took; null: calls take no time. */
   readonly clock?: FakeClock;
@@ -86,9 +90,17 @@ export class FakeMachine implements NodeMachine {
   /** Whether this process would have been on the GPUs by now. */
   #held = false;
   readonly readCeiling?: NonNullable<NodeMachine['readCeiling']>;
+  readonly collectives?: NonNullable<NodeMachine['collectives']>;
 
   constructor(options: FakeOptions = {}) {
     this.#options = options;
+    const { fault } = options;
+    if (options.collectives !== false)
+      this.collectives = async (gpus) => {
+        if (fault?.kind !== 'collectives') return fakeCollectives(gpus);
+        if (fault.lack !== undefined) throw new EnvironmentError(fault.lack);
+        return fakeCollectives(gpus, fault);
+      };
     if (options.readCeiling !== false) {
       this.readCeiling = async (gpus) => ({
         bytesPerSecond: Array.from({ length: gpus }, (_, gpu) => READ_RATE * this.#share(gpu)),

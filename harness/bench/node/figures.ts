@@ -98,11 +98,11 @@ export function interval(low: number, high: number, method: string): Interval | 
 }
 
 /** Of a mean over repeats, by their spread; null below three of them. */
-function overRepeats(value: number, values: readonly number[]): Interval | null {
+export function overRepeats(value: number, values: readonly number[], of = 'repeats'): Interval | null {
   const spread = between(values);
   if (!spreadKnown(spread)) return null;
   const { low, high } = widened(value, { low: value, high: value }, 1, spread, LEVEL);
-  return interval(low, high, `Student's t over ${values.length} repeats`);
+  return interval(low, high, `Student's t over ${values.length} ${of}`);
 }
 
 function speedInterval(sums: CellSums, seed: string): Interval | null {

@@ -23,6 +23,7 @@ export const GROUPS = [
   'block',
   'gpus',
   'routing',
+  'collectives',
 ] as const;
 export type Group = (typeof GROUPS)[number];
 
@@ -45,6 +46,8 @@ export const NodePlanInput = z.strictObject({
     filledContext: Lack,
     sharedRouting: Lack,
     readCeiling: Lack,
+    /** Missing from plans that are older than the collectives. */
+    collectives: Lack.optional(),
   }),
   groups: z.array(z.enum(GROUPS)).min(1),
   budgetSeconds: z.number().positive(),
@@ -114,13 +117,22 @@ export const NotMeasured = z.strictObject({
 });
 export type NotMeasured = z.infer<typeof NotMeasured>;
 
+/** The all-reduce alone, over so many GPUs one count after the other, behind all stages, so that it costs them neither memory nor a fault. */
+export const PlanCollectives = z.strictObject({
+  gpus: z.array(z.int().min(2)).min(1),
+  /** Kept free of the budget. */
+  estimateSeconds: z.number().positive(),
+});
+export type PlanCollectives = z.infer<typeof PlanCollectives>;
+
 export const NodePlan = z.strictObject({
   schema: z.literal(NODE_PLAN_SCHEMA_ID),
   input: NodePlanInput,
-  models: z.array(PlanModel).min(1),
-  cells: z.array(PlanCell).min(1),
-  stages: z.array(PlanStage).min(1),
+  models: z.array(PlanModel),
+  cells: z.array(PlanCell),
+  stages: z.array(PlanStage),
   notMeasured: z.array(NotMeasured),
+  collectives: PlanCollectives.optional(),
 });
 export type NodePlan = z.infer<typeof NodePlan>;
 
@@ -140,6 +152,8 @@ const CONTEXTS = [1024, 4096, 16_384, 32_768, 65_536, 131_072];
 export const LONG_CONTEXT = 131_072;
 const GPU_COUNTS = [1, 2, 4, 8];
 const ROUTINGS = [0.5, 1];
+/** Seconds of the all-reduce alone on one count of GPUs: connecting NCCL takes most of them. */
+const COLLECTIVE_SECONDS = 5;
 const MODES: readonly LaunchMode[] = ['ops', 'graph', 'resident'];
 const PROMPT_TOKENS = 16;
 /** Tokens of a generation that only warms up. */
@@ -147,6 +161,8 @@ const WARM_TOKENS = 24;
 const SWEEP_REPEATS = 3;
 /** Tokens of a generation whose last round is traced. */
 const TRACED_TOKENS = 64;
+/** Groups with cells on the model of the headline, whose continuation is recorded before all else. */
+const ON_MAIN: readonly Group[] = ['headline', 'lossless', 'ablation', 'layers', 'block', 'routing'];
 /** Tokens recorded beyond what is compared: the last block may look past the end. */
 const SLACK = 2 * BLOCK;
 const LOSSLESS_RUNS = 2;
@@ -343,10 +359,11 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
       tokens: tokens.headline,
     }),
   );
+  const onMain = ON_MAIN.some(wants);
   if (wants('headline')) draft.stage('headline', main, 1, [recordTask], headlines, repeats);
   else {
     draft.cells.splice(draft.cells.indexOf(headlines[0]!), headlines.length);
-    draft.stage('record', main, 1, [recordTask], [], 0);
+    if (onMain) draft.stage('record', main, 1, [recordTask], [], 0);
   }
 
   if (wants('lossless')) {
@@ -394,6 +411,10 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
     );
     draft.stage('block', main, 7, [], cells, SWEEP_REPEATS);
   }
+
+  // What the dial of routing is held against, where the ablation does not have it.
+  if (wants('routing') && !wants('ablation'))
+    draft.stage('routing-0', main, 9, [], [at('routing/0/on', 'routing', main, true)], SWEEP_REPEATS);
 
   if (wants('context')) {
     const contexts = CONTEXTS.map((context) => ({ id: `context/${context}`, context }));
@@ -453,7 +474,19 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
       draft.stage(`routing-${share}`, on, 9, [draft.record(on, base, tokens.sweep)], [cell], SWEEP_REPEATS);
     }
   }
-  return withinBudget(draft, input);
+  return withinBudget(draft, input, planCollectives());
+
+  function planCollectives(): PlanCollectives | null {
+    if (!wants('collectives')) return null;
+    const counts = GPU_COUNTS.filter((count) => count > 1 && count <= gpus);
+    for (const count of GPU_COUNTS.filter((each) => each > Math.max(1, gpus)))
+      draft.absent('collectives', `not yet measured on ${count} GPUs: this run has ${gpus}`, `collectives/${count}`);
+    const lack = lacks.collectives ?? null;
+    if (lack !== null) draft.absent('collectives', lack, ...counts.map((count) => `collectives/${count}`));
+    return lack !== null || counts.length === 0
+      ? null
+      : { gpus: counts, estimateSeconds: COLLECTIVE_SECONDS * counts.length };
+  }
 
   function planReference(): void {
     if (lacks.reference !== null) {
@@ -520,7 +553,7 @@ export function makeNodePlan(options: NodePlanInput): NodePlan {
       else {
         const on = draft.model({ ...specOf(main!), layers, gpus: count, maxContext: room.small });
         // The very model of the headline when nothing about it is smaller.
-        const record = on.id === main!.id ? [] : [draft.record(on, base, tokens.sweep)];
+        const record = on.id === main!.id && onMain ? [] : [draft.record(on, base, tokens.sweep)];
         draft.stage(`gpus-${count}`, on, 8, record, pair(`gpus/${count}`, 'gpus', on), SWEEP_REPEATS);
       }
     }
@@ -553,8 +586,9 @@ function memoryLack(layers: number, gpus: number, need: number, free: number): E
  */
 const LENIENCE = 1.5;
 
-/** Leaves out, by priority, what would run far past the budget, and names it. */
-function withinBudget(draft: Draft, input: NodePlanInput): NodePlan {
+/** Leaves out, by priority, what would run far past the budget, and names it. The collectives stay. */
+function withinBudget(draft: Draft, input: NodePlanInput, collectives: PlanCollectives | null): NodePlan {
+  const budget = input.budgetSeconds - (collectives?.estimateSeconds ?? 0);
   const model = (id: string): PlanModel => draft.models.find((each) => each.id === id)!;
   const seconds = (stages: readonly PlanStage[]): number =>
     stages.reduce(
@@ -566,7 +600,7 @@ function withinBudget(draft: Draft, input: NodePlanInput): NodePlan {
   const inOrder = (): PlanStage[] => draft.stages.filter((stage) => kept.has(stage));
   for (const stage of [...draft.stages].sort((a, b) => a.priority - b.priority)) {
     kept.add(stage);
-    if (stage.priority > 1 && seconds(inOrder()) > LENIENCE * input.budgetSeconds) kept.delete(stage);
+    if (stage.priority > 1 && seconds(inOrder()) > LENIENCE * budget) kept.delete(stage);
   }
   const stages = inOrder();
   const used = new Set(stages.flatMap((stage) => stage.tasks.map((task) => task.cell)));
@@ -587,5 +621,6 @@ function withinBudget(draft: Draft, input: NodePlanInput): NodePlan {
     cells: draft.cells.filter(({ id }) => used.has(id)),
     stages,
     notMeasured: draft.notMeasured,
+    ...(collectives === null ? {} : { collectives }),
   });
 }

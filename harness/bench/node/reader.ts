@@ -12,9 +12,11 @@ import { InputError } from '../../engine.ts';
 import { GPU_LOOK, GpuLookRow } from '../../measure/gpus.ts';
 import { NodePlan } from './plan.ts';
 import {
+  type CollectiveRow,
   type EventRow,
   type FloorRow,
   type GenerationRow,
+  LATER_ROW_FILES,
   type ModelRow,
   NODE_ROW_FILES,
   NODE_ROW_SCHEMAS,
@@ -39,6 +41,7 @@ export interface StoredNodeRun {
   readonly models: readonly ModelRow[];
   /** In the order of running. */
   readonly generations: readonly Generation[];
+  readonly collectives: readonly CollectiveRow[];
   readonly telemetry: readonly TelemetryRow[];
   readonly events: readonly EventRow[];
   /** Those of the events that say who was on the GPUs; none before runs looked. */
@@ -86,6 +89,7 @@ export async function readNodeRun(
   const rounds = new Map<number, NodeRoundRow[]>();
   const traces = new Map<number, TraceRow[]>();
   const generations: GenerationRow[] = [];
+  const collectives: CollectiveRow[] = [];
   const telemetry: TelemetryRow[] = [];
   const events: EventRow[] = [];
   const looks: GpuLookRow[] = [];
@@ -107,6 +111,7 @@ export async function readNodeRun(
       if (row.g !== generations.length) throw new InputError(`${where}: generation ${row.g} stands in the wrong place`);
       generations.push(row);
     },
+    'collectives.jsonl': (row) => void collectives.push(row),
     'telemetry.jsonl': (row) => void telemetry.push(row),
     'events.jsonl': (row, where) => {
       events.push(row);
@@ -116,7 +121,9 @@ export async function readNodeRun(
   for (const name of NODE_ROW_FILES) {
     const path = rowPath(directory, name);
     if (path === null) {
-      if (finished) throw new InputError(`${directory} lacks ${name}.gz`);
+      // Whoever takes the file away has to take it out of the manifest and out of the plan.
+      const named = manifest.files.some((file) => file.path === name) || plan.collectives !== undefined;
+      if (finished && (named || !LATER_ROW_FILES.has(name))) throw new InputError(`${directory} lacks ${name}.gz`);
       continue;
     }
     const schema = NODE_ROW_SCHEMAS[name] as z.ZodType;
@@ -141,7 +148,7 @@ export async function readNodeRun(
     return { row, rounds: own, traces: traced };
   });
   if (finished && rounds.size + traces.size > 0) onDifference('there are rounds or traces of no generation');
-  return { manifest, plan, floors, models, generations: joined, telemetry, events, looks };
+  return { manifest, plan, floors, models, generations: joined, collectives, telemetry, events, looks };
 }
 
 function refuse(text: string): never {

@@ -66,6 +66,35 @@ export const NodeComparison = z.object({
   figure: Measured,
 });
 
+/** Times of a call of one kind of all-reduce on so many GPUs, microseconds: of the rank whose median is longest. */
+export const NodeCollectiveRow = z.object({
+  id: z.string(),
+  gpus: z.int(),
+  how: z.string(),
+  arrangement: z.string(),
+  rows: z.int(),
+  /** Launches, or batches of a library. */
+  launches: z.int(),
+  /** Of a rank. */
+  samples: z.int(),
+  medianUs: z.number(),
+  p5Us: z.number(),
+  p95Us: z.number(),
+  meanUs: z.number(),
+  /** A call of the block of threads for which a launch took longest, mean over the launch; null for a library. */
+  slowestUs: z.number().nullable(),
+  rankMediansUs: z.array(z.number()),
+  /** Of the multiprocessor with the samples, by rank, over all launches; empty for a library. */
+  clockMhz: z.array(z.number()),
+});
+
+export const NodeCollectives = z.object({
+  rows: z.array(NodeCollectiveRow),
+  /** What a call adds to what waits for it, and how many times longer a library takes. */
+  exposed: z.array(NodeComparison),
+  lacks: z.array(z.object({ gpus: z.int(), what: z.string(), reason: z.string() })),
+});
+
 export const NodeTarget = z.object({
   id: z.string(),
   name: z.string(),
@@ -128,6 +157,8 @@ export const NodeReport = z.object({
   /** Computed for 8 GPUs and all layers from what was measured on less; empty where nothing needs it. */
   projections: z.array(NodeComparison),
   targets: z.array(NodeTarget),
+  /** Missing where the plan has none. */
+  collectives: NodeCollectives.optional(),
   telemetry: z.array(NodeGpuUse),
 });
 
@@ -136,6 +167,8 @@ export type NodeCellRow = z.infer<typeof NodeCellRow>;
 export type NodeLayerOp = z.infer<typeof NodeLayerOp>;
 export type NodeLayerRow = z.infer<typeof NodeLayerRow>;
 export type NodeComparison = z.infer<typeof NodeComparison>;
+export type NodeCollectiveRow = z.infer<typeof NodeCollectiveRow>;
+export type NodeCollectives = z.infer<typeof NodeCollectives>;
 export type NodeTarget = z.infer<typeof NodeTarget>;
 export type NodeGpuUse = z.infer<typeof NodeGpuUse>;
 export type NodeReport = z.infer<typeof NodeReport>;

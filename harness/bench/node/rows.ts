@@ -9,6 +9,8 @@
  *   rounds.jsonl       one round a line, short names: g generation, i place, c committed ids, d drafted, a accepted, f finish,
  *                      ns device clock of draft and verification, e distinct experts of each mixture layer
  *   traces.jsonl       one kind of operation of a traced round a line
+ *   collectives.jsonl  the all-reduce alone: a launch as one rank saw it, digests of sums, planted mistakes, NCCL, one a line. Empty where the plan
+ *                      has none, missing from bundles that are older than it
  *   generations.jsonl  one generation a line: which task of the plan, the harness's clock around it, what its rounds add up to
  *   telemetry.jsonl    one reading of a sensor a line (harness/bundle/rows.ts)
  *   events.jsonl       one thing that happened a line
@@ -68,6 +70,62 @@ export const TraceRow = z.strictObject({
   slowestNs: Nanoseconds,
 });
 
+const CollectiveForm = z.enum(['one-hop', 'two-hops']);
+
+/** One line of collectives.jsonl, over the first `gpus` GPUs; fields as in CollectiveSamples of machine.ts. */
+export const CollectiveRow = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('launch'),
+    t_ns: Nanoseconds,
+    gpus: z.int().min(2),
+    how: z.enum(['none', ...CollectiveForm.options]),
+    arrangement: z.enum(['chain', 'step', 'barrier']),
+    rows: z.int().positive(),
+    launch: Count,
+    rank: Count,
+    spanNs: z.number().positive(),
+    slowestNs: z.number().positive(),
+    cycles: z.array(z.int().positive()).min(1),
+  }),
+  z.strictObject({
+    kind: z.literal('sums'),
+    t_ns: Nanoseconds,
+    gpus: z.int().min(2),
+    how: CollectiveForm,
+    data: z.enum(['random', 'cancelling']),
+    calls: z.int().min(1).max(64),
+    /** By rank. */
+    digests: z.array(Digest).min(2),
+  }),
+  z.strictObject({
+    kind: z.literal('planted'),
+    t_ns: Nanoseconds,
+    gpus: z.int().min(2),
+    how: CollectiveForm,
+    mistake: z.string().min(1),
+    seen: Count,
+    values: z.int().positive(),
+  }),
+  z.strictObject({
+    kind: z.literal('nccl'),
+    t_ns: Nanoseconds,
+    gpus: z.int().min(2),
+    version: z.string(),
+    how: z.enum(['eager', 'graph']),
+    rank: Count,
+    batch: z.int().positive(),
+    us: z.array(z.number().positive()).min(1),
+  }),
+  /** Why something was not measured. */
+  z.strictObject({
+    kind: z.literal('lack'),
+    t_ns: Nanoseconds,
+    gpus: z.int().min(2),
+    of: z.enum(['all', 'NCCL', 'NCCL as a CUDA graph']),
+    reason: z.string().min(1),
+  }),
+]);
+
 export const GenerationFault = z.strictObject({
   /** threw: the machine gave up. refused: it cannot hold the request. malformed: a round was not of the agreed shape. */
   kind: z.enum(['threw', 'refused', 'malformed', 'hung', 'interrupted']),
@@ -101,11 +159,14 @@ export const NODE_ROW_SCHEMAS = {
   'rounds.jsonl': NodeRoundRow,
   'traces.jsonl': TraceRow,
   'generations.jsonl': GenerationRow,
+  'collectives.jsonl': CollectiveRow,
   'telemetry.jsonl': TelemetryRow,
   'events.jsonl': EventRow,
 } as const satisfies Record<string, z.ZodType>;
 
 export type NodeRowFileName = keyof typeof NODE_ROW_SCHEMAS;
+/** Files that a bundle written before them lacks; its manifest does not name them either. */
+export const LATER_ROW_FILES: ReadonlySet<string> = new Set<NodeRowFileName>(['collectives.jsonl']);
 export const NODE_ROW_FILES = Object.keys(NODE_ROW_SCHEMAS) as NodeRowFileName[];
 
 export const NodeGpuRow = z.strictObject({
@@ -143,6 +204,7 @@ export type ModelRow = z.infer<typeof ModelRow>;
 export type NodeRoundRow = z.infer<typeof NodeRoundRow>;
 export type TraceRow = z.infer<typeof TraceRow>;
 export type GenerationRow = z.infer<typeof GenerationRow>;
+export type CollectiveRow = z.infer<typeof CollectiveRow>;
 export type GenerationFault = z.infer<typeof GenerationFault>;
 export type NodeManifest = z.infer<typeof NodeManifest>;
 export { EventRow, TelemetryRow };

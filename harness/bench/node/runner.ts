@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { tokensDigest } from '../../bundle/digests.ts';
 import { EnvironmentError } from '../../engine.ts';
 import { companyOf, GPU_LOOK, type GpuLookRow, looksOf, takeLook } from '../../measure/gpus.ts';
+import { collectiveRows } from './collectives.ts';
 import { DeviceError, type NodeMachine, type NodeModel, type NodeRound, type NodeTraceOp } from './machine.ts';
 import {
   corruptionSeed,
@@ -19,7 +20,7 @@ import {
   taskTokens,
 } from './plan.ts';
 import { BLOCK, corrupt } from './profile.ts';
-import { type GenerationFault, NodeRoundRow, TraceRow } from './rows.ts';
+import { type CollectiveRow, type GenerationFault, NodeRoundRow, TraceRow } from './rows.ts';
 import { PRO } from './shape.ts';
 import type { NodeWriter } from './writer.ts';
 
@@ -51,6 +52,7 @@ export async function runNodePlan(context: NodeRunContext): Promise<void> {
       if (context.signal.aborted) break;
       await run.stage(stage, context.plan.stages.slice(i + 1));
     }
+    await run.collectives();
   } catch (error) {
     // A GPU that faulted cannot be asked to give anything back: the end of the process does.
     if ((error as Error).name !== 'DeviceError') await run.close();
@@ -105,6 +107,30 @@ class NodeRun {
     writer.floor({ t_ns, kind: 'read', gpus, bytesPerSecond: [...bytesPerSecond], method });
   }
 
+  /** Behind all stages. What the machine lacks becomes a row; a GPU that faults ends the run, like anywhere else. */
+  async collectives(): Promise<void> {
+    const { machine, plan, writer, progress, signal } = this.#context;
+    if (plan.collectives === undefined || machine.collectives === undefined) return;
+    await this.close();
+    for (const gpus of plan.collectives.gpus) {
+      if (signal.aborted) return;
+      progress(`the all-reduce alone on ${gpus} GPUs`);
+      const t_ns = writer.t();
+      let rows: CollectiveRow[];
+      try {
+        const measuring = this.#within(2 * HANG_SECONDS, 'the all-reduce alone', machine.collectives(gpus));
+        rows = collectiveRows(t_ns, gpus, await measuring);
+      } catch (error) {
+        const { name, message } = error as Error;
+        if (error instanceof Hung) throw new DeviceError(message);
+        if (name !== 'EnvironmentError' && name !== 'InputError') throw error;
+        rows = [{ kind: 'lack', t_ns, gpus, of: 'all', reason: message }];
+      }
+      for (const row of rows) writer.collective(row);
+    }
+    writer.flush();
+  }
+
   async stage(stage: PlanStage, rest: readonly PlanStage[]): Promise<void> {
     const { writer, plan, progress } = this.#context;
     const elapsed = writer.t() / 1e9;
@@ -112,7 +138,8 @@ class NodeRun {
     const pace = this.#estimated === 0 ? 1 : elapsed / this.#estimated;
     const later = rest.filter((other) => other.priority < stage.priority);
     const needs = pace * this.#estimate([stage, ...later]);
-    if (stage.priority > 1 && elapsed + needs > plan.input.budgetSeconds) {
+    const reserved = plan.collectives?.estimateSeconds ?? 0;
+    if (stage.priority > 1 && elapsed + needs + reserved > plan.input.budgetSeconds) {
       const reason = `left out after ${elapsed.toFixed(0)} s: it no longer fits the budget of ${plan.input.budgetSeconds} s`;
       writer.event({ t_ns: writer.t(), kind: 'stage-left-out', stage: stage.id, reason });
       progress(`${stage.id}: ${reason}`);

@@ -3,6 +3,8 @@ import { digestOf } from '../../bundle/digests.ts';
 import { companyOf } from '../../measure/gpus.ts';
 import type { Verdict, Warning } from '../../report/schema.ts';
 import { acceptanceDifferences, cellOf, nodeBooks, recordsOf, textOf, tokensOf } from './books.ts';
+import { sumDifferences } from './collectives.ts';
+import { COLLECTIVE_VALUES } from './collectives-oracle.ts';
 import { LOSSLESS_TOKENS, type PlanCell, taskTokens } from './plan.ts';
 import type { Generation, StoredNodeRun } from './reader.ts';
 
@@ -34,6 +36,15 @@ export function nodeVerdicts(run: StoredNodeRun): Verdict[] {
     verdict('books', 'Do the rounds add up?', books(run)),
     // Runs from before looks were taken say nothing of it.
     ...(run.looks.length === 0 ? [] : [verdict('alone', 'Was nobody else on the GPUs?', alone(run))]),
+    ...(run.plan.collectives === undefined
+      ? []
+      : [
+          verdict(
+            'sums',
+            'Does every rank hold the binary32 sum in the order of ranks after the all-reduce, bit for bit?',
+            sums(run),
+          ),
+        ]),
   ];
 }
 
@@ -73,6 +84,8 @@ function lossless(run: StoredNodeRun): Said {
     const evidence = `${differences[0]}${differences.length > 1 ? `; ${differences.length} generations differ` : ''}`;
     return { outcome: 'refuted', evidence, n: tokens, of };
   }
+  if (run.plan.cells.every((cell) => cell.profile === null))
+    return { outcome: 'not testable here', evidence: 'no speculation was to be run', n: tokens, of };
   const asked = run.plan.cells.some((cell) => cell.group === 'lossless');
   if (generations === 0 || (asked && longest === 0))
     return { outcome: 'inconclusive', evidence: 'no speculative generation ended properly', n: tokens, of };
@@ -157,6 +170,30 @@ function acceptance(run: StoredNodeRun): Said {
   if (rounds === 0) return { outcome: 'not testable here', evidence: 'no speculative output to look at', n: 0, of };
   const evidence = `${rounds} rounds accepted what the corrupted continuation makes right`;
   return { outcome: 'consistent', evidence, wouldHaveCaught: 'one draft', n: rounds, of };
+}
+
+function sums(run: StoredNodeRun): Said {
+  const { ranks, differences } = sumDifferences(run);
+  const of = 'ranks compared';
+  if (differences.length > 0) return { outcome: 'refuted', evidence: differences[0]!, n: ranks, of };
+  if (ranks === 0) {
+    const lack = run.collectives.flatMap((row) => (row.kind === 'lack' && row.of === 'all' ? [row.reason] : []))[0];
+    return { outcome: 'not testable here', evidence: lack ?? 'the run ended before it', n: 0, of };
+  }
+  const planted = run.collectives.flatMap((row) => (row.kind === 'planted' ? [row] : []));
+  const unseen = planted.find(({ seen }) => seen === 0);
+  if (unseen !== undefined) {
+    const evidence = `the machine's own comparison did not see a mistake made on purpose: ${unseen.mistake}`;
+    return { outcome: 'inconclusive', evidence, n: ranks, of };
+  }
+  const made = [...new Set(planted.map(({ mistake }) => mistake))].join('; ');
+  return {
+    outcome: 'consistent',
+    evidence: `${ranks} ranks hold ${COLLECTIVE_VALUES} sums each as they were computed here, with random data and with data that cancel; the machine compared those of every timed launch`,
+    wouldHaveCaught: `one bit of one sum${made === '' ? '' : `; made on purpose and seen: ${made}`}`,
+    n: ranks,
+    of,
+  };
 }
 
 function books(run: StoredNodeRun): Said {

@@ -15,6 +15,7 @@ import { GpuLookRow } from '../../measure/gpus.ts';
 import { canonicalJson } from '../../suite/canonical.ts';
 import type { NodePlan } from './plan.ts';
 import {
+  type CollectiveRow,
   type EventRow,
   type FloorRow,
   type GenerationRow,
@@ -95,6 +96,10 @@ export class NodeWriter {
     this.#counters.rounds += rounds.length;
     this.#counters.tokens += row.tokens;
     this.#append('generations.jsonl', row);
+  }
+
+  collective(row: CollectiveRow): void {
+    this.#append('collectives.jsonl', row);
   }
 
   telemetry(row: TelemetryRow): void {

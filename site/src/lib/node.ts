@@ -6,6 +6,8 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type {
   NodeCellRow,
+  NodeCollectiveRow,
+  NodeCollectives,
   NodeComparison,
   NodeFigure,
   NodeLayerOp,
@@ -17,7 +19,19 @@ import type { Interval, Measured, Outcome, Verdict, Warning } from '../../../har
 import { fixed } from './format.ts';
 import { distinct } from './groups.ts';
 import { ReportError } from './report.ts';
-import { byState, type Check, flag, integer, listOf, nullable, number, object, oneOf, text } from './shape.ts';
+import {
+  byState,
+  type Check,
+  flag,
+  integer,
+  listOf,
+  nullable,
+  number,
+  object,
+  oneOf,
+  optional,
+  text,
+} from './shape.ts';
 import { type DraftCell, finish, Legend, measuredCell, plainCell, type Table, wordCell } from './table.ts';
 
 const SCHEMA = 'kilotoken/node-report@1' satisfies NodeReport['schema'];
@@ -105,6 +119,29 @@ const layerRow = object<NodeLayerRow>({
   ),
 });
 
+const collectiveRow = object<NodeCollectiveRow>({
+  id: text,
+  gpus: integer,
+  how: text,
+  arrangement: text,
+  rows: integer,
+  launches: integer,
+  samples: integer,
+  medianUs: number,
+  p5Us: number,
+  p95Us: number,
+  meanUs: number,
+  slowestUs: nullable(number),
+  rankMediansUs: listOf(number),
+  clockMhz: listOf(number),
+});
+
+const collectives = object<NodeCollectives>({
+  rows: listOf(collectiveRow),
+  exposed: listOf(comparison),
+  lacks: listOf(object({ gpus: integer, what: text, reason: text })),
+});
+
 const target = object<NodeTarget>({
   id: text,
   name: text,
@@ -153,6 +190,7 @@ const report = object<NodeReport>({
   comparisons: listOf(comparison),
   projections: listOf(comparison),
   targets: listOf(target),
+  collectives: optional(collectives),
   telemetry: listOf(
     object({
       gpu: text,
@@ -284,6 +322,32 @@ export function layerTable(found: NodeReport): Table {
         sub: `${op.count} in a round`,
         cells: cellsOf([op.totalUs, op.mathUs, op.busyUs, op.slowestUs, op.waitUs], row.labels),
       })),
+    })),
+  });
+}
+
+/** The all-reduce alone: times of a call by number of GPUs. */
+export function collectiveTable(found: NodeCollectives): Table {
+  const counts = distinct(found.rows.map(({ gpus }) => gpus));
+  return finish({
+    corner: 'a call, microseconds',
+    columns: ['median', '5th percentile', '95th', 'mean', 'slowest block, mean'],
+    legend: [
+      'Rows of 6144 binary32 values, one launch for all calls, of the rank with the longest median. The stack adds in two hops, eight rows at a time.',
+    ],
+    groups: counts.map((gpus) => ({
+      title: `${gpus} GPUs`,
+      rows: found.rows
+        .filter((row) => row.gpus === gpus)
+        .map((row) => ({
+          head: `${row.how}, ${row.rows} ${row.rows === 1 ? 'row' : 'rows'}`,
+          sub: row.arrangement,
+          cells: [row.medianUs, row.p5Us, row.p95Us, row.meanUs, row.slowestUs].map((us) =>
+            us === null
+              ? wordCell('\u2013', 'not defined for a library')
+              : plainCell(us, fixed(us, 2), gpus < 8 ? [`${gpus} of 8 GPUs`] : []),
+          ),
+        })),
     })),
   });
 }

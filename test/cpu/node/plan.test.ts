@@ -13,7 +13,14 @@ import {
 import { PROFILES } from '../../../harness/bench/node/profile.ts';
 import { SMALL } from './support.ts';
 
-const NO_LACKS = { fp8Experts: null, reference: null, filledContext: null, sharedRouting: null, readCeiling: null };
+const NO_LACKS = {
+  fp8Experts: null,
+  reference: null,
+  filledContext: null,
+  sharedRouting: null,
+  readCeiling: null,
+  collectives: null,
+};
 const INPUT: NodePlanInput = {
   shape: 'pro',
   seed: '1',
@@ -104,7 +111,15 @@ describe('fewer GPUs', () => {
   it('take fewer layers and say so; counts that are not there are named', () => {
     const made = plan({ gpus: 2, budgetSeconds: 1e6 });
     expect(made.models[0]!.layers).toBeLessThan(70);
-    expect(made.notMeasured.map(({ cell }) => cell)).toEqual(['gpus/4/on', 'gpus/4/off', 'gpus/8/on', 'gpus/8/off']);
+    expect(made.notMeasured.map(({ cell }) => cell)).toEqual([
+      'gpus/4/on',
+      'gpus/4/off',
+      'gpus/8/on',
+      'gpus/8/off',
+      'collectives/4',
+      'collectives/8',
+    ]);
+    expect(made.collectives!.gpus).toEqual([2]);
     expect(made.notMeasured[0]!.reason).toBe('not yet measured on 4 GPUs: this run has 2');
   });
 
@@ -150,6 +165,29 @@ describe('the budget', () => {
   it('runs only what is asked for', () => {
     expect(plan({ groups: ['block'] }).stages.map(({ id }) => id)).toEqual(['record', 'block']);
     expect(plan({ groups: ['headline'] }).cells.some(({ group }) => group === 'ablation')).toBe(false);
+    const collectives = plan({ groups: ['collectives'] });
+    expect(collectives.models).toEqual([]);
+    expect(collectives.collectives!.gpus).toEqual([2, 4, 8]);
+    expect(plan({ groups: ['headline'] }).collectives).toBeUndefined();
+  });
+
+  it('makes no model that nothing asks for', () => {
+    const sweep = plan({ gpus: 4, groups: ['gpus'] });
+    expect(sweep.models.map(({ layers, gpus }) => [layers, gpus])).toEqual([
+      [sweep.models[0]!.layers, 1],
+      [sweep.models[0]!.layers, 2],
+      [sweep.models[0]!.layers, 4],
+    ]);
+    // Their layers are those of the main model's when it is asked for as few: still each is recorded.
+    const few = plan({ gpus: 4, groups: ['gpus'], layers: 8 });
+    const recorded = few.stages.flatMap(({ tasks }) => tasks).filter(({ role }) => role === 'record');
+    expect(recorded).toHaveLength(3);
+    expect(plan({ gpus: 4, groups: ['context'] }).models).toHaveLength(1);
+  });
+
+  it('holds the dial of routing against a cell of its own where there is no ablation', () => {
+    expect(plan({ groups: ['routing'] }).cells.map(({ id }) => id)).toContain('routing/0/on');
+    expect(plan({ groups: ['routing', 'ablation'] }).cells.map(({ id }) => id)).not.toContain('routing/0/on');
   });
 });
 

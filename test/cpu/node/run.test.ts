@@ -41,6 +41,7 @@ const SOUND = {
   launches: 'consistent',
   acceptance: 'consistent',
   books: 'consistent',
+  sums: 'consistent',
   alone: 'consistent',
 };
 

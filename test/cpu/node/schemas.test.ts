@@ -14,7 +14,7 @@ function validator(name: SchemaName) {
 it('every file fits its schema', async () => {
   await withFolder(async (folder) => {
     const run = join(folder, 'run');
-    await fakeBench({ directory: run, options: { groups: ['headline', 'layers'] } });
+    await fakeBench({ directory: run, options: { groups: ['headline', 'layers', 'collectives'] } });
     const document = (file: string): unknown => JSON.parse(readFileSync(join(run, file), 'utf8'));
     const check = (name: SchemaName, values: readonly unknown[]): void => {
       const valid = validator(name);
@@ -30,6 +30,7 @@ it('every file fits its schema', async () => {
     check('node-trace', rowsOf(run, 'traces.jsonl'));
     check('node-model', rowsOf(run, 'models.jsonl'));
     check('node-floor', rowsOf(run, 'floors.jsonl'));
+    check('node-collective', rowsOf(run, 'collectives.jsonl'));
     check('event', rowsOf(run, 'events.jsonl'));
     const [round] = rowsOf<object>(run, 'rounds.jsonl');
     expect(validator('node-round')({ ...round, a: -1 })).toBe(false);

@@ -113,7 +113,7 @@ describe('tables', () => {
       expect(row.cells[3]!.text).toBe('not yet measured');
     }
     expect(reasonsOf(report)).toEqual([
-      { reason: 'not yet measured on 8 GPUs: this run has 4', cells: ['gpus/8/on', 'gpus/8/off'] },
+      { reason: 'not yet measured on 8 GPUs: this run has 4', cells: ['gpus/8/on', 'gpus/8/off', 'collectives/8'] },
     ]);
   });
 });
