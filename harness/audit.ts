@@ -11,6 +11,7 @@ import { sealBundle } from './bundle/tree.ts';
 import { type CurrentManifest, RunWriter, writeReport, writeVerdicts } from './bundle/writer.ts';
 import { type Engine, InputError } from './engine.ts';
 import { runCampaign, type SegmentRunner, segmentsHere } from './measure/campaign.ts';
+import { companyOf, GPU_LOOK, type GpuLook, GpuLookRow, looksOf, takeLook } from './measure/gpus.ts';
 import { measureOverhead, OVERHEAD_EVENT } from './measure/overhead.ts';
 import { startTelemetry } from './measure/telemetry.ts';
 import { type AuditPrompt, makePlan, type PlanOptions, speedCellsOf } from './plan.ts';
@@ -42,6 +43,8 @@ export interface AuditInput {
   readonly shard?: Shard | null;
   /** Readings of the machine's sensors a second; default none. */
   readonly telemetryHz?: number;
+  /** Who is on the GPUs, for an engine that runs on the first; written down before the first session and behind the last. Default: not asked. */
+  readonly look?: () => Promise<readonly GpuLook[]>;
   /** Measure what the harness itself costs a round, on the null engine, before anything is timed; default no. */
   readonly overhead?: boolean;
   /** Monotonic nanoseconds; a test may bring its own. */
@@ -109,8 +112,16 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
     now,
     progress: input.progress,
   };
+  const look = async (when: GpuLookRow['when']): Promise<void> => {
+    if (input.look === undefined) return;
+    const gpus = looksOf(await takeLook(input.look), [0]);
+    const row: GpuLookRow = { t_ns: writer.t(), kind: GPU_LOOK, when, stage: null, gpus };
+    writer.event(GpuLookRow.parse(row));
+    for (const text of companyOf(gpus).foreign) input.progress(`another program is ${text}`);
+  };
   let foreignCores: number | null = null;
   try {
+    await look('before');
     await runPlan(context);
     if (plan.speed && input.overhead && !input.signal.aborted) {
       const cost = await measureOverhead({ sessions: 100, tokens: 2048, blockSize: 8 });
@@ -140,6 +151,7 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
         progress: input.progress,
       });
     }
+    await look('after');
     await telemetry?.stop();
     writer.finish(input.signal.aborted ? 'interrupted' : 'complete', foreignCores);
   } catch (error) {

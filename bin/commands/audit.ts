@@ -14,6 +14,7 @@ import { loadClaims } from '../../harness/suite/claims.ts';
 import { loadTokenizer } from '../../harness/suite/tokenizer.ts';
 import { addonFile, cudaAddonFile } from '../../native/addon.ts';
 import type { SyntheticChoice } from '../../native/engines.ts';
+import { gpuLook } from '../../native/gpus.ts';
 import { EXIT } from '../support/exit.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { machine } from '../support/machine.ts';
@@ -212,6 +213,7 @@ async function run(options: Options): Promise<void> {
       telemetryHz: options.telemetryHz,
       overhead: true,
       progress: note,
+      ...(options.engine === 'cpu' ? {} : { look: gpuLook }),
     };
     const { signal, restore } = onInterrupt();
     note(

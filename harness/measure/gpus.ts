@@ -33,7 +33,7 @@ export const GPU_LOOK = 'gpu-look';
 export const GpuLookRow = z.strictObject({
   t_ns: z.number().nonnegative(),
   kind: z.literal(GPU_LOOK),
-  /** before: before the run touched a GPU. between: behind a stage. after: when all was done. */
+  /** before: before the first token; of a node benchmark also before it touched a GPU. between: behind a stage. after: when all was done. */
   when: z.enum(['before', 'between', 'after']),
   /** The stage behind which it was taken. */
   stage: z.string().nullable(),

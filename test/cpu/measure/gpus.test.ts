@@ -1,6 +1,17 @@
 /** What follows from a look at the GPUs: who is foreign, what is doubtful, and what could not be seen. */
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { companyOf, type GpuLook, type GpuProcess, looksOf, takeLook } from '../../../harness/measure/gpus.ts';
+import { checkBundle } from '../../../harness/bundle/check/check.ts';
+import {
+  companyOf,
+  GPU_LOOK,
+  type GpuLook,
+  type GpuProcess,
+  looksOf,
+  takeLook,
+} from '../../../harness/measure/gpus.ts';
+import { rowsOf } from '../../support/bundle-files.ts';
+import { scriptedAudit, withDirectory } from '../../support/scripted-audit.ts';
 
 const GIB = 2 ** 30;
 const own: GpuProcess = { pid: 100, name: 'node', bytes: GIB / 2, own: true };
@@ -95,5 +106,28 @@ describe('looking', () => {
     expect(malformed).toMatchObject([{ processes: null, unseen: ['the answer is malformed'] }]);
     const late = await lookAt(() => new Promise(() => {}), [0]);
     expect(late).toMatchObject([{ processes: null, unseen: ['the driver did not answer within 0.01 s'] }]);
+  });
+});
+
+describe('an audit on a GPU engine', () => {
+  it('writes down who was on the GPU before and after, and says it; without a look it says nothing', async () => {
+    const said: string[] = [];
+    const ask = async () => [look({ processes: [own, other], usedBytes: 1.5 * GIB })];
+    await withDirectory(async (folder) => {
+      const directory = join(folder, 'run');
+      const plan = { lawPrompts: 1 };
+      await scriptedAudit({ directory, plan, input: { look: ask, progress: (line) => said.push(line) } });
+      const events = rowsOf<{ kind: string; when: string; gpus: GpuLook[] }>(directory, 'events.jsonl');
+      const looks = events.filter(({ kind }) => kind === GPU_LOOK);
+      expect(looks.map(({ when }) => when)).toEqual(['before', 'after']);
+      expect(looks[0]!.gpus).toEqual(await ask());
+      expect(said.filter((line) => line.startsWith('another program is on GPU 0: pid 4242'))).toHaveLength(2);
+      expect((await checkBundle(directory, { publicKey: null, build: null })).outcome).toBe('intact');
+    });
+    await withDirectory(async (folder) => {
+      const directory = join(folder, 'run');
+      await scriptedAudit({ directory, plan: { lawPrompts: 1 } });
+      expect(rowsOf<{ kind: string }>(directory, 'events.jsonl').map(({ kind }) => kind)).not.toContain(GPU_LOOK);
+    });
   });
 });
