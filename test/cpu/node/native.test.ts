@@ -41,10 +41,20 @@ withAddon('says what it has, or why nothing can run, in one line (needs the CUDA
     () => planNodeBench(machine!, SMALL),
     () => machine!.open(SPEC),
     () => machine!.readCeiling!(1),
+    () => machine!.collectives!(2),
   ]) {
     await expect(call()).rejects.toMatchObject({
       name: 'EnvironmentError',
       message: expect.stringMatching(/^[^\n]+$/),
+    });
+  }
+});
+
+withAddon('an all-reduce is between two GPUs or more (needs the CUDA addon)', async () => {
+  for (const gpus of [1, 9]) {
+    await expect(machine!.collectives!(gpus)).rejects.toMatchObject({
+      name: 'InputError',
+      message: expect.stringMatching(/gpus must be 2 to 8/),
     });
   }
 });
