@@ -1,10 +1,9 @@
 /** `kilotoken check BUNDLE`: judges a stored run anew, from its rows alone, and names everything that does not follow from them. */
-import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { checkNodeBundle } from '../../harness/bench/node/check.ts';
 import { isNodeBundle } from '../../harness/bench/node/reader.ts';
 import { type CheckResult, checkBundle } from '../../harness/bundle/check/check.ts';
-import { InputError } from '../../harness/engine.ts';
+import { bytesOf } from '../../harness/input.ts';
 import { EXIT } from '../support/exit.ts';
 import { paint, print, printJson, table } from '../support/output.ts';
 import { readKey } from './sign.ts';
@@ -28,8 +27,8 @@ export function checkCommand(program: Command): void {
     .action(async (bundle: string, options: Options) => {
       const check = isNodeBundle(bundle) ? checkNodeBundle : checkBundle;
       const result = await check(bundle, {
-        publicKey: options.publicKey === undefined ? null : readKey(options.publicKey),
-        build: options.build === undefined ? null : readBytes(options.build),
+        publicKey: options.publicKey === undefined ? null : readKey(options.publicKey, 'public'),
+        build: options.build === undefined ? null : bytesOf(options.build),
       });
       if (options.json) printJson(result);
       else printResult(result);
@@ -54,12 +53,4 @@ function printResult(result: CheckResult): void {
     unfinished: 'Unfinished: what is there holds, but it is not all.',
   };
   print(words[result.outcome]);
-}
-
-function readBytes(path: string): Buffer {
-  try {
-    return readFileSync(path);
-  } catch {
-    throw new InputError(`${path} cannot be read`);
-  }
 }

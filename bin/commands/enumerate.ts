@@ -18,13 +18,15 @@ import { wholeNumber } from '../support/options.ts';
 import { print, printJson, table } from '../support/output.ts';
 import { openToy } from '../support/toy.ts';
 
+const SAMPLES = 20_000;
+
 interface Options {
   readonly fixture: string;
   readonly rule: VerificationRule;
   readonly defect?: string;
   readonly engine?: 'toy-cpu';
-  readonly samples: number;
-  readonly seed: number;
+  readonly samples?: number;
+  readonly seed?: number;
   readonly json?: boolean;
 }
 
@@ -42,8 +44,8 @@ export function enumerateCommand(program: Command): void {
         'toy-cpu',
       ]),
     )
-    .option('--samples <n>', 'sessions of that engine', wholeNumber(1), 20_000)
-    .option('--seed <n>', 'seed of the first session; the others follow it', wholeNumber(0), 1)
+    .option('--samples <n>', `sessions of that engine (default: ${SAMPLES})`, wholeNumber(1))
+    .option('--seed <n>', 'seed of the first session; the others follow it (default: 1)', wholeNumber(0))
     .option('--json', 'print one JSON document')
     .action(run);
 }
@@ -51,6 +53,8 @@ export function enumerateCommand(program: Command): void {
 async function run(options: Options): Promise<void> {
   const fixture = readFixture(options.fixture);
   if (options.engine !== undefined) return inEngine(fixture, options);
+  if (options.samples !== undefined || options.seed !== undefined)
+    throw new InputError('--samples and --seed are of --engine: an exact law draws nothing');
   const { rule, defect, json } = options;
   const about = { fixture: fixture.name, rule, tolerance: LAW_TOLERANCE };
   if (defect === undefined) plain(fixture, about, json === true);
@@ -59,7 +63,7 @@ async function run(options: Options): Promise<void> {
 }
 
 async function inEngine(given: Fixture, options: Options): Promise<void> {
-  const { rule, defect, samples, seed, json } = options;
+  const { rule, defect, samples = SAMPLES, seed = 1, json } = options;
   if (defect === 'all') throw new InputError('--engine takes one defect at a time');
   const { toy, fixture } = toyOf(given);
   const engine = await openToy(toy, { rule, ...(defect === undefined ? {} : { defect }) });

@@ -1,8 +1,8 @@
 /** `kilotoken generate`: one prompt, its text streamed to stdout, the figures of the run on stderr. */
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { InputError, type Round, type VerificationRule } from '../../harness/engine.ts';
+import { jsonOf } from '../../harness/input.ts';
 import { Prompt } from '../../harness/suite/prompt.ts';
 import { loadTokenizer, type Tokenizer } from '../../harness/suite/tokenizer.ts';
 import type { SyntheticChoice } from '../../native/engines.ts';
@@ -134,14 +134,7 @@ function promptMessages(text: string): object {
 }
 
 function readMessages(path: string): object {
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(path, 'utf8'));
-  } catch (error) {
-    throw new InputError(
-      `${path}: ${error instanceof SyntaxError ? 'is not JSON' : (error as NodeJS.ErrnoException).code}`,
-    );
-  }
+  const value = jsonOf(path);
   if (Array.isArray(value)) return { messages: value };
   if (value !== null && typeof value === 'object') return value;
   throw new InputError(`${path}: expected an array of messages or an object with messages and tools`);

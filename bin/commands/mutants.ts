@@ -15,6 +15,7 @@ import { DEFECTS, type Defect } from '../../harness/oracle/defects.ts';
 import { readFixture } from '../../harness/oracle/fixture.ts';
 import { openDefectBuild } from '../support/defect-build.ts';
 import { EXIT } from '../support/exit.ts';
+import { outputFile } from '../support/options.ts';
 import { note, print, printJson, table } from '../support/output.ts';
 import { ROOT } from '../support/repository.ts';
 
@@ -39,7 +40,7 @@ export function mutantsCommand(
     .option('--only <id...>', 'run these defects alone')
     .option('--no-build', 'leave out what needs the engine with defects compiled in (npm run build:defects)')
     .option('--json', 'print one JSON document')
-    .option('--out <file>', 'write the JSON document to a file as well')
+    .option('--out <file>', 'write the JSON document to a file as well', outputFile)
     .action((options: Options) => run(options, registry, build));
 }
 

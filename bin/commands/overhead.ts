@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { measureOverhead, OVERHEAD_LIMIT } from '../../harness/measure/overhead.ts';
 import { EXIT } from '../support/exit.ts';
 import { machine } from '../support/machine.ts';
-import { listOf, wholeNumber } from '../support/options.ts';
+import { listOf, outputFile, wholeNumber } from '../support/options.ts';
 import { print, printJson, table } from '../support/output.ts';
 import { repositoryState } from '../support/repository.ts';
 
@@ -24,7 +24,7 @@ export function overheadCommand(program: Command): void {
     .option('--tokens <n>', 'tokens of a session', wholeNumber(2), 2048)
     .option('--block <n...>', 'block sizes, anchor included', listOf(wholeNumber(1)))
     .option('--json', 'print one JSON document instead of the table')
-    .option('--out <file>', 'also write the JSON document to a file')
+    .option('--out <file>', 'also write the JSON document to a file', outputFile)
     .action(async (options: Options) => {
       const blocks = options.block ?? [1, 8];
       const rows = [];

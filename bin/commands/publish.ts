@@ -17,7 +17,7 @@ export function publishCommand(program: Command): void {
     .option('--to <dir>', 'the record', join(ROOT, 'results'))
     .option('--sign <pem>', 'sign the bundle first, with this Ed25519 private key')
     .action(async (directory: string, options: { to: string; sign?: string }) => {
-      if (options.sign !== undefined) signBundle(directory, readKey(options.sign));
+      if (options.sign !== undefined) signBundle(directory, readKey(options.sign, 'private'));
       print(await (isNodeBundle(directory) ? publishNodeRun : publishRun)(directory, options.to));
     });
 }

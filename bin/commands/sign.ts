@@ -1,8 +1,9 @@
 /** `kilotoken sign BUNDLE --key key.pem`: an Ed25519 signature over the tree of a sealed bundle. */
-import { readFileSync } from 'node:fs';
+import { createPrivateKey, createPublicKey } from 'node:crypto';
 import type { Command } from 'commander';
 import { signBundle } from '../../harness/bundle/sign.ts';
 import { InputError } from '../../harness/engine.ts';
+import { bytesOf } from '../../harness/input.ts';
 import { print } from '../support/output.ts';
 
 export function signCommand(program: Command): void {
@@ -12,16 +13,18 @@ export function signCommand(program: Command): void {
     .requiredOption('--key <pem>', 'Ed25519 private key, as `openssl genpkey -algorithm ed25519` writes it')
     .description('sign the tree of a bundle; check it with: kilotoken check BUNDLE --public-key PEM')
     .action((bundle: string, options: { key: string }) => {
-      const { root, publicKey } = signBundle(bundle, readKey(options.key));
+      const { root, publicKey } = signBundle(bundle, readKey(options.key, 'private'));
       print(`Signed ${root} with the key ${publicKey}`);
     });
 }
 
-/** A key in PEM form. Throws InputError when the file cannot be read. */
-export function readKey(path: string): string {
+/** A key in PEM form. Throws InputError when the file cannot be read or holds no such key. */
+export function readKey(path: string, kind: 'private' | 'public'): string {
+  const pem = bytesOf(path).toString('utf8');
   try {
-    return readFileSync(path, 'utf8');
+    (kind === 'private' ? createPrivateKey : createPublicKey)(pem);
   } catch {
-    throw new InputError(`${path} cannot be read`);
+    throw new InputError(`${path}: is not a ${kind} key in PEM form`);
   }
+  return pem;
 }

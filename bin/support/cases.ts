@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { InputError } from '../../harness/engine.ts';
+import { unreadable } from '../../harness/input.ts';
 
 const Cases = z.object({ cases: z.array(z.object({ ids: z.array(z.int()) })).min(1) });
 
@@ -18,7 +19,7 @@ export function readCases(path: string, limits: CaseLimits): number[][] {
   try {
     text = readFileSync(path === '-' ? 0 : path, 'utf8');
   } catch (error) {
-    throw new InputError(`cannot read ${name}: ${(error as NodeJS.ErrnoException).code}`);
+    throw new InputError(`${name}: ${unreadable(error)}`);
   }
   let value: unknown;
   try {

@@ -1,4 +1,6 @@
 /** Option values, parsed strictly: `12abc` is not 12. Commander turns what these throw into one line and exit code 2. */
+import { statSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Shard } from '../../harness/bundle/rows.ts';
 import { parseShard } from '../../harness/bundle/shards.ts';
@@ -28,6 +30,16 @@ export function realNumber(least: number, most: number, open = false): (text: st
 export function listOf<T>(one: (text: string) => T): (text: string, before?: readonly T[]) => readonly T[] {
   return (text, before = []) => [...before, one(text)];
 }
+
+/** A file that is written when the work is done: that it can be is seen before the work begins. */
+export function outputFile(path: string): string {
+  const folder = dirname(resolve(path));
+  if (!isFolder(folder)) throw new InvalidArgumentError(`There is no folder ${folder}.`);
+  if (isFolder(path)) throw new InvalidArgumentError('It is a folder, not a file.');
+  return path;
+}
+
+const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 
 /** `i/n`. */
 export function shard(text: string): Shard {

@@ -1,5 +1,15 @@
 /** Writing to disk, with failures as one clear line. A document is written beside itself and renamed: it is the old or the new one. */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import type { z } from 'zod';
 import { EnvironmentError } from '../engine.ts';
@@ -29,8 +39,10 @@ export function onDisk<T>(path: string, action: () => T): T {
 
 /** mkdir -p, level by level: Node's own recursive form never returns below folders such as /proc. */
 export function makeFolder(path: string): void {
-  if (existsSync(path)) return;
-  makeFolder(dirname(path));
+  const there = onDisk(path, () => statSync(path, { throwIfNoEntry: false }));
+  if (there?.isDirectory()) return;
+  if (there !== undefined) throw new EnvironmentError(`cannot write ${path}: it is a file, not a folder`);
+  if (!existsSync(dirname(path))) makeFolder(dirname(path));
   onDisk(path, () => mkdirSync(path));
 }
 

@@ -2,16 +2,18 @@
  * Copies a finished, publishable run into the record, byte for byte, so that its tree and its signature stay what they are. Rows
  * of the first schema, stored plain, are gzipped. The record is append-only; a run that is there already is refused.
  */
-import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { InputError } from '../engine.ts';
 import { buildReport } from '../report/build.ts';
+import { makeFolder, onDisk } from './disk.ts';
 import { readRun, rowFilesOf } from './reader.ts';
 import { rowPath } from './row-reader.ts';
-import { compareTrees, readTree, SIGNATURE_FILE, TREE_FILE, treeOf } from './tree.ts';
+import type { Manifest } from './rows.ts';
+import { compareTrees, readTree, SIGNATURE_FILE, TREE_FILE, type Tree, treeOf } from './tree.ts';
 
-/** The folder it was copied to. Throws InputError when the run is damaged, unfinished, not publishable or there already. */
+/** The folder it was copied to. Throws InputError when the run is damaged, unfinished, not publishable or there already; EnvironmentError where nothing can be written. */
 export async function publishRun(directory: string, record: string): Promise<string> {
   const stored = await readRun(directory);
   const { run } = buildReport(stored);
@@ -32,20 +34,24 @@ export async function publishRun(directory: string, record: string): Promise<str
   }
   const to = join(record, run.id);
   if (existsSync(to)) throw new InputError(`${to} is there already; the record is append-only`);
-  mkdirSync(to, { recursive: true });
+  makeFolder(to);
+  onDisk(to, () => copy(directory, to, stored.manifest, tree));
+  return to;
+}
+
+function copy(directory: string, to: string, manifest: Manifest, tree: Tree | null): void {
   if (tree !== null) {
     for (const { path } of tree.files) copyFileSync(join(directory, path), join(to, path));
     for (const name of [TREE_FILE, SIGNATURE_FILE]) {
       if (existsSync(join(directory, name))) copyFileSync(join(directory, name), join(to, name));
     }
-    return to;
+    return;
   }
-  for (const name of rowFilesOf(stored.manifest)) {
+  for (const name of rowFilesOf(manifest)) {
     const path = rowPath(directory, name)!;
     const bytes = path.endsWith('.gz') ? readFileSync(path) : gzipSync(readFileSync(path), { level: 9 });
     writeFileSync(join(to, `${name}.gz`), bytes);
   }
   for (const name of ['manifest.json', 'verdicts.json', 'report.json'])
     copyFileSync(join(directory, name), join(to, name));
-  return to;
 }

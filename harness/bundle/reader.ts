@@ -19,6 +19,7 @@ import {
   Plan,
   type PromptRow,
   type RoundRow,
+  RUN_SCHEMA_ID,
   type SessionRow,
   type TelemetryRow,
   type TimingRow,
@@ -164,6 +165,10 @@ export function readManifest(directory: string, differ: (text: string) => void =
     }
     checkEngines(manifest, path);
     return { ...manifest, provenance: null, promptsDigest: null, shard: null, parts: null };
+  }
+  const { schema } = (value ?? {}) as { schema?: unknown };
+  if (typeof schema === 'string' && schema !== RUN_SCHEMA_ID) {
+    throw new InputError(`${path}: schema: this is ${schema}; a run of audit (${RUN_SCHEMA_ID}) is needed`);
   }
   const { $schema, ...manifest } = validated(ManifestV2, value, path);
   const planPath = join(directory, 'plan.json');

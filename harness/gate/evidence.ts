@@ -5,10 +5,11 @@
  * number of lines and the digest of the last, so lines cut off at the end are noticed too. Both files put back together to
  * an earlier state look like that earlier state: who must exclude this keeps the head that a run prints and asks for it.
  */
-import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { digestOf } from '../bundle/digests.ts';
+import { makeFolder } from '../bundle/disk.ts';
 import { type EngineCard, InputError } from '../engine.ts';
 import type { GateResult } from './result.ts';
 
@@ -54,10 +55,10 @@ export class EvidenceRecord {
 
   /**
    * @param expected a head that an earlier run printed; the record must hold that state or go on from it
-   * @throws InputError for a record that was tampered with, was cut or cannot be read
+   * @throws InputError for a record that was tampered with, was cut or cannot be read; EnvironmentError where there can be no folder
    */
   constructor(directory: string, expected: string | null = null) {
-    mkdirSync(directory, { recursive: true });
+    makeFolder(directory);
     this.#path = join(directory, FILE);
     this.#headPath = join(directory, HEAD);
     if (existsSync(this.#path)) this.#read(readFileSync(this.#path, 'utf8'));

@@ -5,9 +5,9 @@
  *
  * A context is the last m tokens read as a number in base V, the oldest the most significant digit.
  */
-import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { InputError } from '../engine.ts';
+import { jsonOf } from '../input.ts';
 import { hasPenalties } from './rows.ts';
 
 export const FIXTURE_FORMAT = 'kilotoken/fixture@1';
@@ -74,19 +74,7 @@ export function fixtureSchemaText(): string {
 
 /** Reads and checks a fixture file. Throws InputError with one line that names the place. */
 export function readFixture(file: string): Fixture {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new InputError(`fixture ${file}: ${(error as NodeJS.ErrnoException).code ?? 'cannot be read'}`);
-  }
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new InputError(`fixture ${file}: not JSON: ${(error as Error).message}`);
-  }
-  return checkFixture(value, `fixture ${file}`);
+  return checkFixture(jsonOf(file), `fixture ${file}`);
 }
 
 /** A value from outside into a fixture whose rows can be used. `label` opens the line of every error. */

@@ -5,6 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import type { z } from 'zod';
 import { InputError } from '../engine.ts';
+import { unreadable } from '../input.ts';
 
 export interface Row {
   /** 1-based line in the file. */
@@ -21,10 +22,7 @@ export async function readText(path: string): Promise<string> {
   try {
     bytes = await readFile(path);
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    const reason =
-      code === 'ENOENT' ? 'no such file' : code === 'EISDIR' ? 'is a folder, not a file' : `cannot be read (${code})`;
-    throw new InputError(`${path}: ${reason}`);
+    throw new InputError(`${path}: ${unreadable(error)}`);
   }
   if (bytes.length > MAX_BYTES) throw new InputError(`${path}: larger than ${MAX_BYTES / 2 ** 20} MiB`);
   if (bytes[0] === 0x1f && bytes[1] === 0x8b) throw new InputError(`${path}: is gzip; unpack it first`);

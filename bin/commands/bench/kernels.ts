@@ -2,15 +2,17 @@
  * `kilotoken bench kernels`: the floors of this GPU, every operation of the stack beside them, and, from a file of peers/run.py, what a user
  * would pick instead. Each is checked before it is timed.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { checkBenchKernels, readBenchKernels, readPeers } from '../../../harness/bench/kernels-check.ts';
 import { deriveFigures } from '../../../harness/bench/kernels-figures.ts';
 import { BENCH_KERNELS_SCHEMA_ID, type BenchKernels, type Peers, Raw } from '../../../harness/bench/kernels-schema.ts';
 import { sections } from '../../../harness/bench/kernels-table.ts';
 import { InputError } from '../../../harness/engine.ts';
+import { jsonOf } from '../../../harness/input.ts';
 import { measureKernels } from '../../../native/bench.ts';
 import { EXIT } from '../../support/exit.ts';
+import { outputFile } from '../../support/options.ts';
 import { note, paint, print, table } from '../../support/output.ts';
 import { repositoryState } from '../../support/repository.ts';
 
@@ -24,11 +26,11 @@ export function benchKernelsCommand(bench: Command): void {
   bench
     .command('kernels')
     .description("this GPU's floors, and the stack's operations as a share of its read rate")
-    .option('--json <file>', 'also write every sample and figure as one JSON document')
+    .option('--json <file>', 'also write every sample and figure as one JSON document', outputFile)
     .option('--peers <file>', 'print what peers/run.py measured on this GPU beside it')
     .option('--from <file>', 'measure nothing: derive and check the figures of a stored document, and print them')
     .action(async (options: Options) => {
-      const result = options.from === undefined ? await measure(options) : readBenchKernels(readJson(options.from));
+      const result = options.from === undefined ? await measure(options) : readBenchKernels(jsonOf(options.from));
       if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result)}\n`);
       printResult(result);
       const findings = checkBenchKernels(result);
@@ -38,7 +40,7 @@ export function benchKernelsCommand(bench: Command): void {
 }
 
 async function measure(options: Options): Promise<BenchKernels> {
-  const peers: Peers | null = options.peers === undefined ? null : readPeers(readJson(options.peers));
+  const peers: Peers | null = options.peers === undefined ? null : readPeers(jsonOf(options.peers));
   const { gpu, build, floors, operations, layers } = await measureKernels((stage) => note(`measuring: ${stage}`));
   if (peers !== null && peers.device !== gpu.name)
     throw new InputError(`the peers were measured on ${peers.device}, this is ${gpu.name}`);
@@ -64,12 +66,4 @@ function printResult(result: BenchKernels): void {
   }
   const leftOut = result.raw.peers?.leftOut ?? [];
   if (leftOut.length > 0) print(`\nLeft out among the peers: ${leftOut.length}; the document says why`);
-}
-
-function readJson(path: string): unknown {
-  try {
-    return JSON.parse(readFileSync(path, 'utf8'));
-  } catch (error) {
-    throw new InputError(`${path} cannot be read as JSON: ${(error as Error).message}`);
-  }
 }

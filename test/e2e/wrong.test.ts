@@ -1,0 +1,46 @@
+/** Calls that cannot work, from outside: one line that says what is wrong, the exit code of the caller's fault, and no work done first. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { kilotoken, onlyLine } from './cli.ts';
+
+const scratch = mkdtempSync(join(tmpdir(), 'kilotoken-wrong-'));
+const text = join(scratch, 'text');
+writeFileSync(text, 'hello');
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+const NODE = 'results/node/20261121T080025Z-db6d634';
+const AUDIT = 'results/20261121T045736Z-a2f080c';
+const NANO = ['--checkpoint', 'checkpoints/nano/fp4'];
+const nowhere = join(scratch, 'no', 'such', 'folder', 'x');
+
+describe('one line, exit code', () => {
+  it.each([
+    // Where the results go is looked at before minutes of work.
+    [2, ['mutants', '--out', nowhere], /no folder .*such\/folder/],
+    [2, ['overhead', '--out', scratch], /It is a folder, not a file/],
+    [2, ['bench', 'kernels', '--json', nowhere], /no folder/],
+    [3, ['verify', '--engine', 'nano-cpu', '--evidence', text], /cannot write .*text: it is a file, not a folder/],
+    [3, ['publish', AUDIT, '--to', text], /cannot write .*: a part of the path is a file/],
+    // What was given is not what is asked for.
+    [
+      2,
+      ['diff', NODE, NODE],
+      /manifest\.json: schema: this is kilotoken\/node@1; a run of audit \(kilotoken\/run@2\) is needed/,
+    ],
+    [2, ['export', NODE, '--format', 'parquet', '--out', nowhere], /this is kilotoken\/node@1/],
+    [2, ['check', AUDIT, '--public-key', text], /text: is not a public key in PEM form/],
+    [2, ['sign', AUDIT, '--key', text], /text: is not a private key in PEM form/],
+    [2, ['check', AUDIT, '--build', scratch], /is a folder, not a file/],
+    [2, ['enumerate', '--fixture', 'harness/fixtures/e1.json', '--rule', 'match', '--samples', '9'], /of --engine/],
+    [2, ['score', ...NANO, '--tokens', join(scratch, 'none.json')], /none\.json: no such file/],
+    [2, ['draft', ...NANO, '--tokens', scratch], /is a folder, not a file/],
+    [2, ['generate', '--messages', text], /text: is not JSON: /],
+    [2, ['enumerate', '--fixture', nowhere, '--rule', 'match'], /no such file/],
+  ] as [number, string[], RegExp][])('%i: %j', async (code, args, line) => {
+    const finished = await kilotoken(args);
+    expect(onlyLine(finished)).toMatch(line);
+    expect([finished.code, finished.stdout]).toEqual([code, '']);
+  });
+});
