@@ -11,6 +11,7 @@ import {
   NodeRoundRow,
   TraceRow,
 } from '../bench/node/rows.ts';
+import { GpuLookRow } from '../measure/gpus.ts';
 import { Report } from '../report/schema.ts';
 import {
   EventRow,
@@ -44,6 +45,10 @@ const DEFINITIONS = {
   timing: { schema: TimingRow, title: 'A line of timings.jsonl' },
   telemetry: { schema: TelemetryRow, title: 'A line of telemetry.jsonl' },
   event: { schema: EventRow, title: 'A line of events.jsonl' },
+  'gpu-look': {
+    schema: GpuLookRow,
+    title: 'A line of events.jsonl of kind gpu-look: who was on the GPUs of a run',
+  },
   tree: { schema: Tree, title: 'tree.json: the sha256 of every file of a bundle' },
   signature: { schema: Signature, title: 'signature.json: who vouches for a bundle' },
   'node-report': { schema: NodeReport, title: 'report.json of a node benchmark: what it concluded' },

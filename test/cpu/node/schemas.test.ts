@@ -31,7 +31,11 @@ it('every file fits its schema', async () => {
     check('node-model', rowsOf(run, 'models.jsonl'));
     check('node-floor', rowsOf(run, 'floors.jsonl'));
     check('node-collective', rowsOf(run, 'collectives.jsonl'));
-    check('event', rowsOf(run, 'events.jsonl'));
+    const events = rowsOf<{ kind: string }>(run, 'events.jsonl');
+    check('event', events);
+    const looks = events.filter(({ kind }) => kind === 'gpu-look');
+    check('gpu-look', looks);
+    expect(validator('gpu-look')({ ...looks[0], gpus: [] })).toBe(false);
     const [round] = rowsOf<object>(run, 'rounds.jsonl');
     expect(validator('node-round')({ ...round, a: -1 })).toBe(false);
     expect(validator('node-round')({ ...round, ns: [1] })).toBe(false);
