@@ -1,6 +1,6 @@
 /**
  * The node benchmark on real GPUs, small: two layers at full width, a few hundred tokens. What it finds must be a sound machine. Without
- * the CUDA addon, a GPU or 24 GB of its memory every test is counted as skipped.
+ * the CUDA addon, a GPU or 24 GB of its memory every test is counted as skipped. The group of collectives was not yet run on a GPU.
  */
 import { describe, expect, test } from 'vitest';
 import { benchNode } from '../../harness/bench/node/bench.ts';
@@ -35,7 +35,12 @@ describe.skipIf(missing !== null)(`bench node, ${missing === null ? 'on this mac
         const directory = `${folder}/run`;
         const { report, status } = await benchNode({
           machine: here.machine,
-          options: { ...SMALL, gpus, layers: 2, groups: ['headline', 'lossless', 'ablation', 'layers', 'routing'] },
+          options: {
+            ...SMALL,
+            gpus,
+            layers: 2,
+            groups: ['headline', 'lossless', 'ablation', 'layers', 'routing', 'collectives'],
+          },
           about: {
             id: 'test',
             startedAt: new Date().toISOString(),

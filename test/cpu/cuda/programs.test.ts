@@ -1,6 +1,6 @@
 /**
  * The programs for a GPU host without Node compile wherever the CUDA engines do; on a machine without a GPU those of the reference and
- * `bench_kernels` say so in one line and exit 3. Skipped aloud where setup found no nvcc. In one file, because two builds in one folder
+ * the benches say so in one line and exit 3. Skipped aloud where setup found no nvcc. In one file, because two builds in one folder
  * disturb each other.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -20,10 +20,10 @@ const cuda =
 const COMPILING = 3_600_000;
 
 test.skipIf(!cuda)(
-  'every program compiles without a spill; without a GPU those of the reference and bench_kernels exit 3 (needs nvcc)',
+  'every program compiles without a spill; without a GPU those of the reference and the benches exit 3 (needs nvcc)',
   { timeout: COMPILING },
   () => {
-    execFileSync('cmake', ['--build', BUILD, '--target', 'kilotoken_gpu_tests', 'bench_kernels'], {
+    execFileSync('cmake', ['--build', BUILD, '--target', 'kilotoken_gpu_tests', 'bench_kernels', 'bench_collectives'], {
       stdio: ['ignore', 'ignore', 'inherit'],
     });
     for (const [program, ...args] of [
@@ -34,6 +34,7 @@ test.skipIf(!cuda)(
       ['faults', 'trap'],
       ['parallel_faults', 'missing'],
       ['bench_kernels'],
+      ['bench_collectives'],
     ]) {
       const run = spawnSync(path.join(BUILD, 'gpu', program!), args, {
         encoding: 'utf8',
