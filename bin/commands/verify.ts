@@ -1,5 +1,5 @@
 /** `kilotoken verify`: the gate for an engine, this repository's own or a plug-in (docs/engines.md). */
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { type EngineCard, InputError, type VerificationRule } from '../../harness/engine.ts';
@@ -13,10 +13,11 @@ import type { GatePrompt } from '../../harness/gate/observer.ts';
 import { type ReferenceScores, readReference } from '../../harness/gate/reference.ts';
 import { annotations, junit, markdown, plainLines } from '../../harness/gate/report.ts';
 import { exitCodeOf, type GateResult } from '../../harness/gate/result.ts';
+import { jsonOf } from '../../harness/input.ts';
 import type { LoadedModel, SyntheticChoice } from '../../native/engines.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { type Activations, type EngineName, loadModel, modelOption, NANO, syntheticName } from '../support/model.ts';
-import { activationsOption, realNumber, seed, wholeNumber } from '../support/options.ts';
+import { activationsOption, outputFile, realNumber, seed, wholeNumber } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
 import { ROOT } from '../support/repository.ts';
 
@@ -80,8 +81,8 @@ export function verifyCommand(program: Command): void {
     .option('--tokens <n>', "tokens of the law test (default: the gate's)", wholeNumber(1))
     .option('--evidence <dir>', 'append-only record: runs of one build add up, and a refutation stays')
     .option('--evidence-head <digest>', 'state that the record must hold: the head that an earlier run printed')
-    .option('--junit <file>', 'write JUnit XML')
-    .option('--summary <file>', 'append a Markdown summary')
+    .option('--junit <file>', 'write JUnit XML', outputFile)
+    .option('--summary <file>', 'append a Markdown summary', outputFile)
     .option('--acceptance <file>', 'earlier --json of this command: the acceptance must not have fallen below it')
     .option(
       '--reference <file>',
@@ -222,12 +223,7 @@ function floorOf(
 }
 
 function readPrompts(path: string): GatePrompt[] {
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(path, 'utf8'));
-  } catch (error) {
-    throw new InputError(`cannot read prompts from ${path}: ${(error as Error).message}`);
-  }
+  const value = jsonOf(path);
   const cases = (value as { cases?: unknown } | null)?.cases;
   if (!Array.isArray(cases) || cases.length === 0) {
     throw new InputError(`${path}: expected {"cases":[{"ids":[...]},...]}`);

@@ -19,6 +19,7 @@ describe('one line, exit code', () => {
   it.each([
     // Where the results go is looked at before minutes of work.
     [2, ['mutants', '--out', nowhere], /no folder .*such\/folder/],
+    [2, ['verify', '--engine', 'nano-cpu', '--junit', nowhere], /no folder .*such\/folder/],
     [2, ['overhead', '--out', scratch], /It is a folder, not a file/],
     [2, ['bench', 'kernels', '--json', nowhere], /no folder/],
     [3, ['verify', '--engine', 'nano-cpu', '--evidence', text], /cannot write .*text: it is a file, not a folder/],
