@@ -89,6 +89,7 @@ export class FakeMachine implements NodeMachine {
   #generations = 0;
   /** Whether this process would have been on the GPUs by now. */
   #held = false;
+  #faulted = false;
   readonly readCeiling?: NonNullable<NodeMachine['readCeiling']>;
   readonly collectives?: NonNullable<NodeMachine['collectives']>;
 
@@ -175,7 +176,8 @@ export class FakeMachine implements NodeMachine {
     return {
       weightBytes: Math.round(need * 0.9),
       generate: (request) => this.#generate(spec, request),
-      close: async () => {},
+      // A GPU that faulted gives nothing back, and takes its time over it.
+      close: async () => (this.#faulted ? new Promise(() => {}) : undefined),
     };
   }
 
@@ -195,7 +197,10 @@ export class FakeMachine implements NodeMachine {
     return {
       decode: async () => {
         if (fault?.kind === 'hangs' && fault.generation === number) return new Promise(() => {});
-        if (fault?.kind === 'kernel-fault' && fault.generation === number) throw new DeviceError(fault.message);
+        if (fault?.kind === 'kernel-fault' && fault.generation === number) {
+          this.#faulted = true;
+          throw new DeviceError(fault.message);
+        }
         if (together) clock?.advance(PREFILL_NS);
         clock?.advance(pace * ((Number.isFinite(elapsed) ? elapsed : 1e6) + 20e3));
       },
