@@ -55,6 +55,24 @@ class Judge {
 
 }  // namespace
 
+void link_gpus(const std::vector<int>& devices) {
+  for (const int from : devices) {
+    check(cudaSetDevice(from), "the GPU");
+    for (const int to : devices) {
+      if (from == to) continue;
+      const auto refused = [&](const char* how, const std::string& why) {
+        throw DeviceError("GPU " + std::to_string(from) + " " + how + " the memory of GPU " + std::to_string(to) + ": " + why);
+      };
+      int reaches = 0;
+      if (const cudaError_t status = cudaDeviceCanAccessPeer(&reaches, from, to); status != cudaSuccess) refused("cannot be asked for", cudaGetErrorString(status));
+      if (reaches == 0) refused("cannot reach", "no peer access");
+      const cudaError_t status = cudaDeviceEnablePeerAccess(to, 0);
+      cudaGetLastError();
+      if (status != cudaSuccess && status != cudaErrorPeerAccessAlreadyEnabled) refused("was refused", cudaGetErrorString(status));
+    }
+  }
+}
+
 std::optional<RankFailure> judge_ranks(const std::vector<RankEnd>& ends, double waited) {
   const Judge judge(ends);
   const auto code_of = [&](std::optional<size_t> rank) { return rank ? ends[*rank].code : 0; };

@@ -14,6 +14,9 @@
 
 namespace kilotoken::stack {
 
+// Opens the memory of every one of these GPUs to every other. Throws DeviceError naming the two that do not reach each other, or why one was refused.
+void link_gpus(const std::vector<int>& devices);
+
 // How one rank's kernel ended.
 struct RankEnd {
   int device = 0;

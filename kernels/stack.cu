@@ -408,19 +408,9 @@ std::shared_ptr<Stack> Stack::make(int device, const TargetShape& target, const 
 std::shared_ptr<Stack> Stack::make_parallel(const std::vector<Rank>& parts, int blocks, bool one_hop) {
   const int count = static_cast<int>(parts.size());
   need(count >= 1 && count <= kMaxRanks, "a number of GPUs outside 1 .. 8");
-  for (const Rank& a : parts) {
-    use(a.device);
-    for (const Rank& b : parts) {
-      if (a.device == b.device) continue;
-      int reaches = 0;
-      check(cudaDeviceCanAccessPeer(&reaches, a.device, b.device), "the links");
-      if (reaches == 0) throw DeviceError("GPU " + std::to_string(a.device) + " cannot reach the memory of GPU " + std::to_string(b.device));
-      const cudaError_t status = cudaDeviceEnablePeerAccess(b.device, 0);
-      cudaGetLastError();
-      if (status != cudaSuccess && status != cudaErrorPeerAccessAlreadyEnabled)
-        throw DeviceError("GPU " + std::to_string(a.device) + " was refused the memory of GPU " + std::to_string(b.device) + ": " + cudaGetErrorString(status));
-    }
-  }
+  std::vector<int> devices;
+  for (const Rank& part : parts) devices.push_back(part.device);
+  link_gpus(devices);
   std::vector<std::unique_ptr<Model>> ranks;
   for (int r = 0; r < count; ++r) {
     ranks.push_back(std::make_unique<Model>(parts[r].device, blocks, r, count));

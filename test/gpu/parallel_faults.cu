@@ -107,11 +107,7 @@ class Side {
 // The first GPU exchanges; the second does `instead`.
 template <class Instead>
 void exchange_against(Instead instead) {
-  for (int rank = 0; rank < 2; ++rank) {
-    use(rank);
-    const cudaError_t status = cudaDeviceEnablePeerAccess(1 - rank, 0);
-    if (status != cudaErrorPeerAccessAlreadyEnabled) check(status, "the links");
-  }
+  link_gpus({0, 1});
   Side first(0), second(1);
   first.meet(second);
   second.meet(first);

@@ -21,6 +21,9 @@ import { type NodeManifestHead, NodeWriter } from './writer.ts';
 /** Memory of a GPU that may be in use before the run begins, if this process has worked on it already. */
 const WORKED_BYTES = 4 * 2 ** 30;
 
+/** Longest wait for a driver to say what GPUs there are; starting eight of them anew takes long. */
+const DESCRIBE_SECONDS = 60;
+
 export type NodeBenchOptions = Omit<NodePlanInput, 'gpus' | 'freeBytes' | 'lacks'> & {
   /** Null: all that are there, as far as 1, 2, 4 or 8 of them can be used. */
   readonly gpus: number | null;
@@ -53,10 +56,11 @@ export interface NodeBenchResult {
 export async function planNodeBench(
   machine: NodeMachine,
   options: NodeBenchOptions,
+  patience = 1,
 ): Promise<{ readonly plan: NodePlan; readonly description: NodeDescription; readonly looks: readonly GpuLook[] }> {
   // First: to describe a GPU is to be on it.
   const before = await takeLook(() => machine.look());
-  const description = await machine.describe();
+  const description = await described(machine, DESCRIBE_SECONDS * patience);
   const { lack, gpus, capabilities } = description;
   if (lack !== '') throw new EnvironmentError(lack);
   if (gpus.length === 0) throw new EnvironmentError('no GPU is visible');
@@ -99,10 +103,23 @@ export async function planNodeBench(
   return { plan, description, looks };
 }
 
+async function described(machine: NodeMachine, seconds: number): Promise<NodeDescription> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, fail) => {
+    const text = `the driver did not say what GPUs there are within ${seconds} s`;
+    timer = setTimeout(() => fail(new EnvironmentError(text)), seconds * 1000);
+  });
+  try {
+    return await Promise.race([machine.describe(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** Rejects as planNodeBench does, and with DeviceError when a GPU faulted; then the bundle holds what was recorded before. */
 export async function benchNode(input: NodeBenchInput): Promise<NodeBenchResult> {
   const { machine, signal, now, progress, directory } = input;
-  const { plan, description, looks } = await planNodeBench(machine, input.options);
+  const { plan, description, looks } = await planNodeBench(machine, input.options, input.patience);
   const gpus = `${plan.input.gpus} x ${description.gpus[0]!.name}`;
   const [main] = plan.models;
   const head: NodeManifestHead = {

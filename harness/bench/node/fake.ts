@@ -44,6 +44,8 @@ export type FakeFault =
     }
   /** What the driver shows of processes: none at all, for a reason; an empty list; or lists in numbers of its own. */
   | { readonly kind: 'blind'; readonly how: 'no list' | 'hidden' | 'renumbered' }
+  /** The driver never says what GPUs there are. */
+  | { readonly kind: 'mute' }
   /** Nobody answers who is on the GPUs. */
   | { readonly kind: 'deaf'; readonly how: 'throws' | 'malformed' }
   /** A GPU is in use by a process that is on no list. */
@@ -145,6 +147,7 @@ export class FakeMachine implements NodeMachine {
   }
 
   async describe(): Promise<NodeDescription> {
+    if (this.#options.fault?.kind === 'mute') return new Promise(() => {});
     this.#held = true;
     const { gpus = 8, memory = 150.75e9, name = 'Fake GPU', capabilities, fault } = this.#options;
     return {

@@ -142,3 +142,24 @@ test('nobody says anything: given up when the host`s own patience ends', () => {
   expect(ms).toBeGreaterThanOrEqual(QUIET + 100);
   expect(ms).toBeLessThan(2 * QUIET + 100);
 });
+
+/** GPUs 0, 2 and 3 opened to each other, with links as named: what was enabled, and what was said. */
+function link(links: string) {
+  const run = spawnSync(probe, ['links', '0', '2', '3'], { encoding: 'utf8', env: { ...process.env, LINKS: links } });
+  expect([run.status, run.stderr]).toEqual([0, '']);
+  const [enabled, left, text] = run.stdout.split('\n');
+  expect(left).toBe('0');
+  return { enabled, text };
+}
+
+test('links: every pair, both ways; one that is open already is no failure', () => {
+  expect(link('')).toEqual({ enabled: ' 0>2 0>3 2>0 2>3 3>0 3>2', text: '' });
+  expect(link('2>3=704')).toEqual({ enabled: ' 0>2 0>3 2>0 2>3 3>0 3>2', text: '' });
+});
+
+test.each([
+  ['2>0=-1', 'GPU 2 cannot reach the memory of GPU 0: no peer access'],
+  ['3>2=711', 'GPU 3 was refused the memory of GPU 2: peer mapping resources exhausted'],
+])('a missing link, %s: both GPUs are named', (links, text) => {
+  expect(link(links).text).toBe(text);
+});

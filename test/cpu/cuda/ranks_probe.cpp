@@ -1,6 +1,6 @@
 // Waits for ranks whose kernels end as the arguments say, and prints what came of it: kind of error, milliseconds, whether the GPU was given up, what can still
 // be freed, the error that the next one to ask would find, and the text. Arguments: quiet others (milliseconds), progress (milliseconds of signs of life), then a rank
-// each: GPU,end,status,code,block,instruction (end in milliseconds, -1: never).
+// each: GPU,end,status,code,block,instruction (end in milliseconds, -1: never). With `links` and GPUs: opens their memory to each other.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -12,7 +12,23 @@ using namespace kilotoken::stack;
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+int links(const std::vector<int>& gpus) {
+  std::string text;
+  try {
+    link_gpus(gpus);
+  } catch (const DeviceError& error) {
+    text = error.what();
+  }
+  std::printf("%s\n%d\n%s\n", enabled.c_str(), static_cast<int>(last_error), text.c_str());
+  return 0;
+}
+
 int main(int argc, char** argv) {
+  if (std::strcmp(argv[1], "links") == 0) {
+    std::vector<int> gpus;
+    for (int i = 2; i < argc; ++i) gpus.push_back(std::atoi(argv[i]));
+    return links(gpus);
+  }
   const auto began = Clock::now();
   const Patience patience{milliseconds(std::atoi(argv[1])), milliseconds(std::atoi(argv[2]))};
   const milliseconds alive(std::atoi(argv[3]));

@@ -59,6 +59,16 @@ describe('before the run', () => {
     });
   });
 
+  it('a driver that never answers is left', async () => {
+    await withFolder(async (folder) => {
+      const run = fakeBench({ directory: join(folder, 'run'), fake: { fault: { kind: 'mute' } }, patience: 0.001 });
+      await expect(run).rejects.toMatchObject({
+        name: 'EnvironmentError',
+        message: 'the driver did not say what GPUs there are within 0.06 s',
+      });
+    });
+  });
+
   it('on a GPU that is not used it is nobody`s business', async () => {
     await withFolder(async (folder) => {
       const fault = { kind: 'foreign-process', gpu: 3, process: python, generation: 0 } as const;

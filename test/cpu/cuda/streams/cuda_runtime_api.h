@@ -7,7 +7,7 @@
 #include <cstring>
 #include <string>
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700, cudaErrorLaunchFailure = 719 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700, cudaErrorPeerAccessAlreadyEnabled = 704, cudaErrorTooManyPeers = 711, cudaErrorLaunchFailure = 719 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice };
 
 struct FakeStream {
@@ -33,7 +33,21 @@ inline cudaError_t cudaGetLastError() {
   last_error = cudaSuccess;
   return error;
 }
+// LINKS: pairs "from>to=status", status -1: no link; all others work.
+inline int link_between(int from, int to) {
+  const char* links = std::getenv("LINKS");
+  const std::string pair = std::to_string(from) + ">" + std::to_string(to) + "=";
+  const char* at = links == nullptr ? nullptr : std::strstr(links, pair.c_str());
+  return at == nullptr ? 0 : std::atoi(at + pair.size());
+}
+inline cudaError_t cudaDeviceCanAccessPeer(int* reaches, int from, int to) { return *reaches = link_between(from, to) >= 0, cudaSuccess; }
+inline std::string enabled;
+inline cudaError_t cudaDeviceEnablePeerAccess(int to, unsigned) {
+  enabled += " " + std::to_string(current_gpu) + ">" + std::to_string(to);
+  return last_error = static_cast<cudaError_t>(link_between(current_gpu, to));
+}
 inline const char* cudaGetErrorString(cudaError_t error) {
+  if (error == cudaErrorTooManyPeers) return "peer mapping resources exhausted";
   return error == cudaErrorIllegalAddress ? "an illegal memory access was encountered" : error == cudaErrorLaunchFailure ? "unspecified launch failure" : "?";
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) { return std::memcpy(to, from, bytes), cudaSuccess; }
