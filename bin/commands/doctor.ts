@@ -29,7 +29,7 @@ export function doctorCommand(program: Command): void {
 
 async function run(options: { readonly json?: boolean; readonly require?: 'gpu' }): Promise<void> {
   // Before anything here is on a GPU itself.
-  const company = await gpuCompany();
+  const users = await gpuUsers();
   const findings: Finding[] = [
     node(),
     await addon(),
@@ -40,7 +40,7 @@ async function run(options: { readonly json?: boolean; readonly require?: 'gpu' 
     cuda(),
     gpu(options.require === 'gpu'),
     await cudaEngines(options.require === 'gpu'),
-    company,
+    users,
     ...(await checkpoints()),
   ];
   const missing = findings.filter((finding) => finding.state === 'missing');
@@ -166,8 +166,8 @@ async function cudaEngines(required: boolean): Promise<Finding> {
 }
 
 /** Who is on the GPUs: measurements want them alone. What cannot be seen is said, not passed over. */
-async function gpuCompany(): Promise<Finding> {
-  const name = 'gpu company';
+async function gpuUsers(): Promise<Finding> {
+  const name = 'gpu users';
   const absent = (detail: string, remedy: string | null = null): Finding => ({ name, state: 'absent', detail, remedy });
   const { told: looks, lack } = await takeLook(async () => (await import('../../native/gpus.ts')).gpuLook());
   if (lack !== null) return absent(`not looked at: ${lack.split('\n')[0]!}`);
