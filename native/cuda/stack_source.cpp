@@ -31,7 +31,8 @@ stack::Storage experts_of_layer(const ModelSpec& spec, size_t layer) {
       const std::string& dtype = found->second.dtype;
       if (dtype != "U8" && dtype != "F8_E4M3") throw InputFault("tensor " + name + " is " + dtype + ", and the stack holds experts as MXFP4 or FP8 only");
       if (first.empty()) first = dtype;
-      if (dtype != first) throw InputFault("tensor " + name + " is " + dtype + " and others of its layer " + first + "; the stack holds a layer's experts in one format");
+      if (dtype != first)
+        throw InputFault("tensor " + name + " is " + dtype + " and others of its layer " + first + "; the stack holds a layer's experts in one format");
     }
   }
   return first == "U8" ? stack::Storage::kMxfp4 : stack::Storage::kE4m3;

@@ -399,7 +399,7 @@ void shapes(const char* path) {
     if (why != expected) report("%s as %s: %s\n", name, format == nullptr ? "nothing" : format, why.c_str());
   };
   const std::string base = "model.layers.0.mlp.experts.";
-  for (const std::string name : {base + "0.gate_proj", base + "1.up_proj", base + "2.down_proj"}) {
+  for (const std::string& name : {base + "0.gate_proj", base + "1.up_proj", base + "2.down_proj"}) {
     formats(name.c_str(), "bf16", ("tensor " + name + ".weight is BF16, and the stack holds experts as MXFP4 or FP8 only").c_str());
     formats(name.c_str(), nullptr, ("tensor " + name + ".weight is missing").c_str());
   }
