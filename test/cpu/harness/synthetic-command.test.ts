@@ -8,6 +8,7 @@ import path from 'node:path';
 import { Command } from 'commander';
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import type { SegmentOrder } from '../../../bin/support/segments.ts';
+import { checkBundle } from '../../../harness/bundle/check/check.ts';
 import type { SegmentRunner } from '../../../harness/measure/campaign.ts';
 import type { NativeModel, NativeSynthetic } from '../../../native/addon.ts';
 import { writeSyntheticCheckpoint } from '../../support/synthetic-checkpoint.ts';
@@ -202,6 +203,9 @@ test('audit: bundle, report and terminal say that the weights are synthetic; nan
   );
   expect(stdout).toContain('Acceptance length, tokens a round, bonus counted, synthetic weights');
   expect(stdout).toMatch(/synthetic-weights: Synthetic weights: /);
+  // A stranger's check of it: the build by its bytes, the documents from the rows.
+  const checked = await checkBundle(run, { publicKey: null, build: readFileSync(STAND_IN) });
+  expect([checked.outcome, checked.findings.filter(({ level }) => level === 'difference')]).toEqual(['intact', []]);
   // The slice that was asked for, here and in each timed process, and never twice at once.
   const due = { layers: 2, rank: 3, ranks: 8, seed: '1', fp8Experts: true, maxContext: 1024, activations: 'fp8' };
   expect(seen.orders.length).toBeGreaterThan(0);
