@@ -47,6 +47,20 @@ withAddon.each([
   expect([run.status, run.stdout]).toEqual([3, '']);
 });
 
+const SLICE = ['--engine', 'stack-cuda', '--model', 'pro-synthetic:layers=2,rank=0/8,experts=fp8'];
+
+withAddon.each([['audit'], ['verify']])(
+  '%s of a slice without a GPU: one line, exit code 3 (needs the CUDA addon)',
+  (verb) => {
+    const run = cli([verb, ...SLICE], { STUB_INIT: '100' });
+    expect([run.status, run.stdout, run.stderr]).toEqual([
+      3,
+      '',
+      expect.stringMatching(/^error: no CUDA device: the driver finds no GPU\n$/),
+    ]);
+  },
+);
+
 withAddon('doctor says what is in the way, and fails only when a GPU is required (needs the CUDA addon)', () => {
   const env = { STUB_VERSION: '12040' };
   const said = cli(['doctor'], env);
@@ -62,6 +76,10 @@ test('a slice without a GPU engine, or one that is not understood, is the caller
     ['generate', '--model', 'pro-synthetic:layers=2,depth=3', '--ids', '1', '--engine', 'reference-cuda'],
     ['generate', '--model', 'pro-synthetic:layers=2', '--prompt', 'hi', '--engine', 'reference-cuda'],
     ['score', '--tokens', '-', '--engine', 'reference-cuda'],
+    ['audit', '--model', 'pro-synthetic:layers=2'],
+    ['audit', '--model', 'pro-synthetic:layers=2', '--engine', 'reference-cuda'],
+    ['verify', '--model', 'pro-synthetic:layers=2', '--engine', 'nano-cpu'],
+    ['verify', '--model', 'pro-synthetic:layers=2', '--engine', './engine.mjs'],
   ]) {
     const run = cli(args, {});
     expect([args.join(' '), run.status, run.stderr.split('\n').length]).toEqual([args.join(' '), 2, 2]);
