@@ -18,6 +18,7 @@ namespace kilotoken::bench {
 
 inline constexpr int kCollectiveHidden = 6144, kCollectiveRows = 8;
 inline constexpr int kCollectiveWarm = 50, kCollectiveCalls = 1000;  // of a launch
+inline constexpr float kFeedback = -0.0625f;  // of a sum into the next summand; a power of two: the product is exact, contracted or not
 inline constexpr int kCheckedCalls = 16;                             // of a launch whose sums are handed over
 
 enum class Data { kRandom, kCancelling };

@@ -585,6 +585,8 @@ describe('node benchmarks', () => {
       }
       expect(textOf(byId(own, 'targets-table')).match(/not yet measured/g)!.length).toBeGreaterThanOrEqual(16);
       expect(textOf(byId(own, 'projections-table'))).toContain('projection');
+      expect(textOf(byId(own, 'exposed-table'))).toContain('4 of 8 GPUs');
+      expect(textOf(byId(own, 'collectives-table'))).toContain('NCCL');
       expect(all(own, 'svg').length).toBeGreaterThan(0);
     } finally {
       delete process.env.KILOTOKEN_NODE;

@@ -6,7 +6,7 @@ import { sha256 } from '../../suite/canonical.ts';
 import type { CollectiveSums } from './machine.ts';
 
 const HIDDEN = 6144;
-export const COLLECTIVE_ROWS = 8;
+const COLLECTIVE_ROWS = 8;
 export const COLLECTIVE_VALUES = COLLECTIVE_ROWS * HIDDEN;
 /** What a rank adds next is what it began with less a sixteenth of the sum. */
 const FEEDBACK = -0.0625;

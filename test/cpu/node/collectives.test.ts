@@ -68,7 +68,7 @@ const launchOf = (rows: CollectiveRow[]): Extract<CollectiveRow, { kind: 'launch
 };
 
 describe('sums in the order of ranks', () => {
-  // Digests that expected_sums of kernels/bench/collectives.cu gives on the host, 16 calls.
+  // Digests of what kernels/bench/collectives_sums.cpp gives, 16 calls; test/cpu/cuda/all-reduce.test.ts compares both sides themselves.
   it.each([
     [2, 'cancelling', 'one-hop', 'f8729c0ee58307fe0abc158dd6a9bf2e6101ee180368601037f7e1ae6471cd96'],
     [2, 'random', 'two-hops', 'f56d72cbc58f158b05f6dc517ef36d927ad2e887afd81a393e82bb4399e0f3be'],
