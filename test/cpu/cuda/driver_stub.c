@@ -1,4 +1,5 @@
-/* A driver library that answers only the first questions of the CUDA runtime, for test/cpu/cuda/driver.test.ts: its version, whether it starts. */
+/* A driver library that answers only the first questions of the CUDA runtime, for test/cpu/cuda/driver.test.ts: its version, whether it starts. And, for
+   gpu-look.test.ts, on which GPU this process has a context: STUB_HELD. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,7 @@ static int from(const char *name, int otherwise) {
 
 int cuDriverGetVersion(int *version) { return *version = from("STUB_VERSION", 13000), 0; }
 int cuInit(unsigned flags) { return (void)flags, from("STUB_INIT", 0); }
+int cuDevicePrimaryCtxGetState(int gpu, unsigned *flags, int *active) { return *flags = 0, *active = gpu == from("STUB_HELD", -1), 0; }
 static int not_supported(void) { return 801; }
 
 int cuGetProcAddress_v2(const char *symbol, void **out, int version, unsigned long flags, int *status) {

@@ -22,8 +22,13 @@ beforeAll(() => {
     const source = path.join(ROOT, 'test/cpu/cuda/nvml_stub.c');
     execFileSync(process.env.CC ?? 'cc', ['-shared', '-fPIC', '-w', `-DVERSION=${version}`, source, '-o', library]);
   }
-  const sources = ['test/cpu/cuda/gpu_look_probe.cpp', 'native/cuda/gpu_look.cpp'].map((name) => path.join(ROOT, name));
-  execFileSync(process.env.CXX ?? 'c++', ['-std=c++20', '-O1', '-w', `-I${ROOT}`, ...sources, '-o', probe, '-ldl']);
+  const driver = path.join(stub(3), 'libcuda.so.1');
+  const driverSource = path.join(ROOT, 'test/cpu/cuda/driver_stub.c');
+  execFileSync(process.env.CC ?? 'cc', ['-shared', '-fPIC', '-w', driverSource, '-o', driver]);
+  const names = ['test/cpu/cuda/gpu_look_probe.cpp', 'native/cuda/gpu_look.cpp', 'native/cuda/gpu_look_cuda.cpp'];
+  const sources = names.map((name) => path.join(ROOT, name));
+  const includes = [`-I${path.join(ROOT, 'test/cpu/cuda/streams')}`, `-I${ROOT}`];
+  execFileSync(process.env.CXX ?? 'c++', ['-std=c++20', '-O1', '-w', ...includes, ...sources, '-o', probe, '-ldl']);
 }, 120_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -32,6 +37,7 @@ const SECOND = '00000000:02:00.0';
 
 interface Look {
   readonly gpu: number;
+  readonly held: boolean;
   readonly listed: boolean;
   readonly processes: {
     readonly pid: number;
@@ -81,8 +87,8 @@ describe.each([1, 2, 3])('functions of generation %d', (version) => {
 
 test('nobody is an empty list, which is not the same as no list', () => {
   expect(look(3, {})).toEqual([
-    { gpu: 0, listed: true, processes: [], used: 0, unseen: [] },
-    { gpu: 1, listed: true, processes: [], used: 0, unseen: [] },
+    { gpu: 0, held: false, listed: true, processes: [], used: 0, unseen: [] },
+    { gpu: 1, held: false, listed: true, processes: [], used: 0, unseen: [] },
   ]);
 });
 
@@ -96,6 +102,17 @@ test.each([
   expect(first!.listed).toBe(listed);
   expect(first!.unseen).toHaveLength(1);
   expect(first!.unseen[0]).toMatch(reason);
+});
+
+test('the GPUs that CUDA shows, in its order, and on which of them this process is', () => {
+  const env = { ADDRESSES: `${SECOND} ${FIRST}`, STUB_COMPUTE: '0:4000000:1', STUB_HELD: '1' };
+  const looks = look(3, env, []);
+  expect(looks.map(({ gpu, held, processes }) => [gpu, held, processes.map(({ pid }) => pid)])).toEqual([
+    [0, false, []],
+    [1, true, [4000000]],
+  ]);
+  const none = spawnSync(probe, [], { encoding: 'utf8', env: { ...process.env, ADDRESSES: 'none' } });
+  expect([none.status, none.stdout]).toEqual([0, '']);
 });
 
 test('a GPU that the library does not know', () => {

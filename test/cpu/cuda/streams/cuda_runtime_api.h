@@ -1,13 +1,16 @@
-// In the place of CUDA's own header, for ranks.test.ts: streams that end when a script says so, on GPUs that are not there. Device memory is the host's.
+// In the place of CUDA's own header, for ranks.test.ts and gpu-look.test.ts: streams that end when a script says so, on GPUs that are not there. Device memory is the
+// host's. ADDRESSES: PCI addresses of the GPUs, "none" for a driver without any.
 #pragma once
 
 #include <chrono>
 #include <cstddef>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 #include <string>
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700, cudaErrorPeerAccessAlreadyEnabled = 704, cudaErrorTooManyPeers = 711, cudaErrorLaunchFailure = 719 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorNoDevice = 100, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700, cudaErrorPeerAccessAlreadyEnabled = 704, cudaErrorTooManyPeers = 711, cudaErrorLaunchFailure = 719 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice };
 
 struct FakeStream {
@@ -49,6 +52,20 @@ inline cudaError_t cudaDeviceEnablePeerAccess(int to, unsigned) {
 inline const char* cudaGetErrorString(cudaError_t error) {
   if (error == cudaErrorTooManyPeers) return "peer mapping resources exhausted";
   return error == cudaErrorIllegalAddress ? "an illegal memory access was encountered" : error == cudaErrorLaunchFailure ? "unspecified launch failure" : "?";
+}
+inline cudaError_t cudaDeviceGetPCIBusId(char* to, int size, int gpu) {
+  std::istringstream text(std::getenv("ADDRESSES"));
+  std::string address;
+  for (int i = 0; i <= gpu; ++i) text >> address;
+  std::snprintf(to, static_cast<size_t>(size), "%s", address.c_str());
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  std::istringstream text(std::getenv("ADDRESSES"));
+  std::string address;
+  for (*count = 0; text >> address; ++*count)
+    if (address == "none") return cudaErrorNoDevice;
+  return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) { return std::memcpy(to, from, bytes), cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
