@@ -1,5 +1,5 @@
 /** A node benchmark as a person reads it in a terminal: what was left out and what is doubtful first, the headline last. */
-import type { NodePlan } from '../../../harness/bench/node/plan.ts';
+import { estimateSeconds, type NodePlan } from '../../../harness/bench/node/plan.ts';
 import type { NodeCellRow, NodeCollectives, NodeComparison, NodeReport } from '../../../harness/bench/node/report.ts';
 import type { Measured } from '../../../harness/report/schema.ts';
 import { paint, print, table } from '../../support/output.ts';
@@ -192,6 +192,13 @@ export function printNodePlan(plan: NodePlan): void {
       ],
       [2, 3],
     ),
+  );
+  if (plan.collectives !== undefined)
+    print(
+      `the all-reduce alone on ${plan.collectives.gpus.join(', ')} GPUs: about ${plan.collectives.estimateSeconds} s`,
+    );
+  print(
+    `about ${estimateSeconds(plan).toFixed(0)} s in all, the making of models included; of ${plan.input.budgetSeconds} s`,
   );
   for (const { cell, reason } of plan.notMeasured) print(`not measured: ${cell}: ${reason}`);
 }

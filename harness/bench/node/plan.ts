@@ -288,6 +288,18 @@ export function loadSeconds(model: PlanModel): number {
   return 3 + model.estimatedGpuBytes / 15e9;
 }
 
+/** Seconds of a whole plan by its own rough estimates. */
+export function estimateSeconds({ stages, models, collectives }: NodePlan): number {
+  return secondsOf(stages, models) + (collectives?.estimateSeconds ?? 0);
+}
+
+function secondsOf(stages: readonly PlanStage[], models: readonly PlanModel[]): number {
+  return stages.reduce((sum, stage, i) => {
+    const model = models.find(({ id }) => id === stage.model)!;
+    return sum + stage.estimateSeconds + (stage.model === stages[i - 1]?.model ? 0 : loadSeconds(model));
+  }, 0);
+}
+
 /** Throws InputError for options that contradict each other, EnvironmentError when not even two layers fit. */
 export function makeNodePlan(options: NodePlanInput): NodePlan {
   const input = NodePlanInput.parse(options);
@@ -589,18 +601,11 @@ const LENIENCE = 1.5;
 /** Leaves out, by priority, what would run far past the budget, and names it. The collectives stay. */
 function withinBudget(draft: Draft, input: NodePlanInput, collectives: PlanCollectives | null): NodePlan {
   const budget = input.budgetSeconds - (collectives?.estimateSeconds ?? 0);
-  const model = (id: string): PlanModel => draft.models.find((each) => each.id === id)!;
-  const seconds = (stages: readonly PlanStage[]): number =>
-    stages.reduce(
-      (sum, stage, i) =>
-        sum + stage.estimateSeconds + (stage.model === stages[i - 1]?.model ? 0 : loadSeconds(model(stage.model))),
-      0,
-    );
   const kept = new Set<PlanStage>();
   const inOrder = (): PlanStage[] => draft.stages.filter((stage) => kept.has(stage));
   for (const stage of [...draft.stages].sort((a, b) => a.priority - b.priority)) {
     kept.add(stage);
-    if (stage.priority > 1 && seconds(inOrder()) > LENIENCE * budget) kept.delete(stage);
+    if (stage.priority > 1 && secondsOf(inOrder(), draft.models) > LENIENCE * budget) kept.delete(stage);
   }
   const stages = inOrder();
   const used = new Set(stages.flatMap((stage) => stage.tasks.map((task) => task.cell)));

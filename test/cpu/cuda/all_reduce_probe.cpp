@@ -1,6 +1,7 @@
 // kernels/comm/all_reduce.cuh as kernels/bench/collectives.cu repeats it, on threads of the host: a few values of every rank, each rank's threads beside the others'.
 //   all_reduce_probe sums RANKS one-hop|two-hops random|cancelling   the expected sums of 16 calls, binary32, to stdout
 //   all_reduce_probe run RANKS FORM DATA CALLS ORDER MARKS           "N of M differ"; ORDER straight or reversed, MARKS 1 or 0
+//   all_reduce_probe json LACK                                       samples of two ranks, made up but for their shape, as measure_collectives would hand them over
 //   all_reduce_probe alone FORM MARKS CALLS                          rank 0 of 2 goes on after rank 1 has ended: "waited in call N" or "went through"
 #include <cstdio>
 #include <cstdlib>
@@ -98,6 +99,30 @@ int alone(bool one_hop, uint32_t marks, int count) {
   return 0;
 }
 
+bench::Collectives made_up(const std::string& lack) {
+  bench::Collectives out;
+  out.gpus = 2;
+  out.gpu = "a \"GPU\"";
+  const auto add = [&](const char* how, const char* arrangement, int rows, int launches) {
+    for (int launch = 0; launch < launches; ++launch)
+      for (int rank = 0; rank < 2; ++rank) out.launches.push_back({how, arrangement, rows, launch, rank, 12'000, 12'100, {8000, 8001, 7999}});
+  };
+  add("none", "barrier", 8, 2);
+  for (const char* how : {"one-hop", "two-hops"}) {
+    for (const char* arrangement : {"chain", "step"}) add(how, arrangement, 1, 1), add(how, arrangement, 8, 2);
+    for (const char* data : {"random", "cancelling"}) out.checks.push_back({how, data, {}});
+    out.planted.push_back({how, "marks of the use before", 7, 98'304});
+  }
+  out.nccl.batch = 200;
+  out.nccl.lack = lack;
+  if (lack.empty()) {
+    out.nccl.version = "2.28.9";
+    for (const char* how : {"eager", "graph"})
+      for (int rank = 0; rank < 2; ++rank) out.nccl.times.push_back({how, rank, {12.5, 12.25}});
+  }
+  return out;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -110,6 +135,10 @@ int main(int argc, char** argv) {
   }
   if (args.size() == 7 && args[0] == "run")
     return run(std::atoi(args[1].c_str()), args[2] == "one-hop", data(args[3]), std::atoi(args[4].c_str()), args[5] == "reversed", args[6] == "1");
+  if (args.size() == 2 && args[0] == "json") {
+    std::puts(bench::collectives_json(made_up(args[1])).c_str());
+    return 0;
+  }
   if (args.size() == 4 && args[0] == "alone") return alone(args[1] == "one-hop", args[2] == "1", std::atoi(args[3].c_str()));
   return 2;
 }

@@ -105,6 +105,7 @@ describe('bench node', () => {
       const { code, out } = await bench({ gpus: 8 }, join(folder, 'run'), '--plan');
       expect(code).toBe(0);
       expect(out).toMatch(/headline +stack-mxfp4-70x8/);
+      expect(out).toMatch(/the all-reduce alone on 2, 4, 8 GPUs: about 15 s\nabout \d{2,3} s in all/);
       expect(existsSync(join(folder, 'run'))).toBe(false);
     });
   });
