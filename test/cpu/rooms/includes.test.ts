@@ -11,6 +11,7 @@ const ROOMS = [
   'core',
   'reference/cpu',
   'reference/fp8',
+  'kernels/bench', // before the room it lies in
   'kernels',
   'native/engine',
   'native/cuda',
@@ -23,14 +24,16 @@ const MAY: Record<Room, readonly Room[]> = {
   core: [],
   'reference/cpu': ['core'],
   'reference/fp8': ['core', 'reference/cpu'],
+  // The all-reduce is timed beside NCCL's, which the reference loads. The stack itself includes neither.
+  'kernels/bench': ['core', 'kernels', 'reference/fp8'],
   kernels: ['core'],
   'native/engine': ['core', 'reference/cpu', 'kernels'],
-  'native/cuda': ['native/engine', 'core', 'reference/cpu', 'reference/fp8', 'kernels'],
+  'native/cuda': ['native/engine', 'core', 'reference/cpu', 'reference/fp8', 'kernels', 'kernels/bench'],
   'native/addon': ['native/engine', 'native/cuda', 'core', 'reference/cpu', 'reference/fp8'],
 };
 
 /** Rooms that may see the CUDA toolkit. */
-const CUDA_ROOMS: readonly Room[] = ['reference/fp8', 'kernels', 'native/engine', 'native/cuda'];
+const CUDA_ROOMS: readonly Room[] = ['reference/fp8', 'kernels', 'kernels/bench', 'native/engine', 'native/cuda'];
 
 const CUDA = /^(cuda|cooperative_groups|nccl|cub\/|thrust\/)/;
 
@@ -71,6 +74,8 @@ test.each([
   ['reference/cpu/ops.h', '#include <cuda_runtime.h>'],
   ['kernels/ops/router.cu', '#include "reference/cpu/router.h"'],
   ['kernels/ops/router.cu', '#include "reference/fp8/router.cuh"'],
+  ['kernels/ops/router.cu', '#include "kernels/bench/collectives.h"'],
+  ['kernels/bench/floors.cu', '#include "reference/cpu/router.h"'],
   ['reference/fp8/target.cu', '#include "kernels/ops/router.cuh"'],
   ['native/addon/gpu_exports.cpp', '#include <cuda_runtime.h>'],
 ])('twin: %s with %s is caught', (file, line) => {
