@@ -79,13 +79,6 @@ __device__ __forceinline__ void qkv(const QkvArgs& args, Place b) {
   }
 }
 
-// BF16 products on 16 keys x 8 rows x 16 dimensions: d += a b.
-__device__ __forceinline__ void product_16x8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 // A head's result becomes the input of the output projection; its 128 values are one quantisation group. One warp, four values a lane.
 __device__ __forceinline__ void attention_out(const Inputs& out, int row, int head, float4 x) {
   const int k = head * kValueDim + threadIdx.x % 32 * 4;

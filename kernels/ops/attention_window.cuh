@@ -27,26 +27,6 @@ struct WindowScratch {
 static_assert(sizeof(WindowScratch) <= kInputBytes && kRows * kScoreStride <= 16 * kValueDim);
 static_assert(sizeof(Shared::query) >= kRows * kValueDim * sizeof(float));
 
-// The four 8 x 8 matrices whose rows the lanes name, each transposed.
-__device__ __forceinline__ void load_transposed(uint32_t (&a)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(ptx::shared_address(row))
-               : "memory");
-}
-
-// Sixteen bytes to shared memory without a register; zeros if not `valid`.
-__device__ __forceinline__ void copy_16(void* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(ptx::shared_address(to)), "l"(from), "r"(valid ? 16 : 0) : "memory");
-}
-__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-__device__ __forceinline__ uint4 load_now(const void* from) {
-  uint4 x;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
-  return x;
-}
-
 __device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Place b) {
   constexpr int kBlocks = kWindowKeyDim / 32;
   const int head = b.index(), kv = head / (args.q_heads / args.kv_heads);

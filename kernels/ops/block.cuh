@@ -9,9 +9,12 @@
 #include "kernels/persistent/instruction.h"
 #include "kernels/persistent/state.h"
 #include "kernels/ptx/memory.cuh"
+#include "kernels/ptx/warp.cuh"
 #include "kernels/ptx/wgmma.cuh"
 
 namespace kilotoken::stack {
+
+using ptx::bf16_of, ptx::copies_wait, ptx::copy_16, ptx::e4m3_pair, ptx::load_now, ptx::load_transposed, ptx::product_16x8;
 
 // Roles of a block's warps: 0 .. 3 and 4 .. 7 multiply (and do all that is no matrix product), 8 and 9 finish tiles, 10 fetches, 11 rests.
 inline constexpr int kFinishWarp = 8, kFetchWarp = 10, kRestWarp = 11;
@@ -226,19 +229,6 @@ __device__ __forceinline__ void sum_tiles(const Parts& parts, const Place& b, co
 }
 
 // --- inputs of the next linear
-
-// Round to nearest even, saturating; the low byte is x's code.
-__device__ __forceinline__ uint16_t e4m3_pair(float x, float y) {
-  uint16_t codes;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(y), "f"(x));
-  return codes;
-}
-
-__device__ __forceinline__ uint16_t bf16_of(float x) {
-  uint16_t code;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(code) : "f"(x));
-  return code;
-}
 
 __device__ __forceinline__ float bf16_value(uint16_t code) { return __uint_as_float(static_cast<uint32_t>(code) << 16); }
 
