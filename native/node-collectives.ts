@@ -30,6 +30,7 @@ interface Samples {
     readonly seen: number;
     readonly values: number;
   }[];
+  readonly wrong: string[];
   /** Texts are empty where there is nothing to say. */
   readonly nccl: {
     readonly version: string;
@@ -44,10 +45,11 @@ const orNull = (text: string): string | null => (text === '' ? null : text);
 
 export async function measureCollectives(measure: NativeCollectives, gpus: number) {
   const { samples, sums } = await callAddon(() => measure(gpus));
-  const { checkedCalls, launches, checks, planted, nccl } = JSON.parse(samples) as Samples;
+  const { checkedCalls, launches, checks, planted, wrong, nccl } = JSON.parse(samples) as Samples;
   return {
     launches,
     planted,
+    wrong,
     sums: checks.map((check, i) => ({
       ...check,
       calls: checkedCalls,

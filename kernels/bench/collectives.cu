@@ -260,11 +260,11 @@ std::vector<std::vector<float>> bases(Data data, int ranks) {
   return base;
 }
 
-void require_sums(const Ring& ring, const std::vector<float>& expected, int rows, const std::string& what) {
+void compare_sums(const Ring& ring, const std::vector<float>& expected, int rows, const std::string& what, Collectives& out) {
   for (int r = 0; r < ring.ranks(); ++r) {
     std::string text;
-    if (count_differences(ring.sums(r).data(), expected.data(), rows * kCollectiveHidden, text) > 0)
-      throw KernelFault("the all-reduce alone, " + what + ": rank " + std::to_string(r) + ", " + text, 0);
+    const int differing = count_differences(ring.sums(r).data(), expected.data(), rows * kCollectiveHidden, text);
+    if (differing > 0) out.wrong.push_back(what + ", rank " + std::to_string(r) + ": " + std::to_string(differing) + " sums are wrong; " + text);
   }
 }
 
@@ -277,7 +277,6 @@ PlantedMistake planted(Ring& ring, bool one_hop, const char* mistake, uint32_t m
     found.seen += count_differences(sums.data(), expected.data(), static_cast<int>(sums.size()), text);
     found.values += static_cast<int>(sums.size());
   }
-  if (found.seen == 0) throw KernelFault(std::string("the comparison of sums does not see a mistake made on purpose (") + mistake + "): it proves nothing", 0);
   return found;
 }
 
@@ -288,7 +287,7 @@ void check_sums(Ring& ring, Collectives& out) {
     for (const bool one_hop : {false, true}) {
       const std::vector<float> expected = expected_sums(base, kCheckedCalls, one_hop);
       ring.run(Arrangement::kChain, one_hop, kCollectiveRows, 0, kCheckedCalls);
-      require_sums(ring, expected, kCollectiveRows, std::string(how_of(one_hop)) + ", " + name_of(data) + " data");
+      compare_sums(ring, expected, kCollectiveRows, std::string(how_of(one_hop)) + ", " + name_of(data) + " data", out);
       CollectiveCheck result{how_of(one_hop), name_of(data), {}};
       for (int r = 0; r < ring.ranks(); ++r) result.sums.push_back(ring.sums(r));
       out.checks.push_back(std::move(result));
@@ -308,9 +307,9 @@ void time_calls(Ring& ring, Collectives& out) {
   ring.give(base);
   const auto time = [&](Arrangement arrangement, bool one_hop, int rows, int launches, const std::vector<float>* expected) {
     const std::string how = expected == nullptr ? "none" : how_of(one_hop);
-    for (int launch = 0; launch < launches; ++launch) {
+    for (int launch = 0; launch < launches && out.wrong.empty(); ++launch) {
       ring.run(arrangement, one_hop, rows, kCollectiveWarm, kCollectiveCalls);
-      if (expected != nullptr) require_sums(ring, *expected, rows, how + ", " + name_of(arrangement) + ", " + std::to_string(rows) + " rows");
+      if (expected != nullptr) compare_sums(ring, *expected, rows, how + ", " + name_of(arrangement) + ", " + std::to_string(rows) + " rows", out);
       for (int r = 0; r < ring.ranks(); ++r) {
         const std::vector<Span> spans = ring.spans(r);
         uint64_t slowest = 0;

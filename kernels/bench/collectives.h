@@ -7,7 +7,7 @@
 //
 // Samples are cycles of the multiprocessor that runs block 0, between the moments at which its first thread is through two calls one behind the other. The first
 // calls of a launch are not counted. C++ only, no CUDA types. Errors: stack::DeviceError for what the machine lacks (fewer GPUs, a missing link),
-// stack::KernelFault, one of them, for a wait that ran out and for a sum with other bits than it must have.
+// stack::KernelFault, one of them, for a wait that ran out. Sums with other bits than they must have are a result: Collectives::wrong.
 #pragma once
 
 #include <cstdint>
@@ -45,13 +45,13 @@ struct CollectiveLaunch {
   std::vector<uint32_t> cycles;
 };
 
-// Sums of the last of kCheckedCalls calls at eight rows, by rank; compared with expected_sums before they are handed over.
+// Sums of the last of kCheckedCalls calls at eight rows, by rank.
 struct CollectiveCheck {
   std::string how, data;
   std::vector<std::vector<float>> sums;
 };
 
-// A mistake made on purpose, and at how many places of how many the comparison saw it. 0 is an error.
+// A mistake made on purpose, and at how many places of how many the comparison saw it. 0: the comparison proves nothing.
 struct PlantedMistake {
   std::string how, mistake;  // "ranks added in another order", "marks of the use before"
   int seen = 0, values = 0;
@@ -76,6 +76,7 @@ struct Collectives {
   std::vector<CollectiveLaunch> launches;
   std::vector<CollectiveCheck> checks;
   std::vector<PlantedMistake> planted;
+  std::vector<std::string> wrong;  // ranks whose sums are not expected_sums, in words; nothing is timed behind the first
   NcclAllReduce nccl;
 };
 
@@ -84,6 +85,9 @@ Collectives measure_collectives(int gpus);
 
 // 8 x 6144 in place, summed by NCCL. Never throws: what goes wrong is its lack.
 NcclAllReduce measure_nccl(int gpus);
+
+// Whether the comparison found nothing, and would have found the mistakes made on purpose.
+bool sound(const Collectives& collectives);
 
 // One JSON object with every sample; sums are left out.
 std::string collectives_json(const Collectives& collectives);

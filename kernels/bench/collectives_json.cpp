@@ -24,6 +24,8 @@ std::string collectives_json(const Collectives& c) {
   for (const CollectiveCheck& check : c.checks) json.begin().string("how", check.how).string("data", check.data).end();
   json.end_list().list("planted");
   for (const PlantedMistake& p : c.planted) json.begin().string("how", p.how).string("mistake", p.mistake).number("seen", p.seen).number("values", p.values).end();
+  json.end_list().list("wrong");
+  for (const std::string& text : c.wrong) json.string(nullptr, plain(text));
   json.end_list().begin("nccl").string("version", plain(c.nccl.version)).string("lack", plain(c.nccl.lack)).string("graphLack", plain(c.nccl.graph_lack));
   json.number("batch", c.nccl.batch).list("times");
   for (const NcclTimes& t : c.nccl.times) json.begin().string("how", t.how).number("rank", t.rank).numbers("us", t.us).end();

@@ -55,6 +55,8 @@ std::map<Key, Summary> summaries(const Collectives& c) {
 void print(const Collectives& c) {
   std::printf("%d x %s, rows of %d binary32 values; sums in the order of ranks, every rank and launch compared bit for bit\n", c.gpus, c.gpu.c_str(), kCollectiveHidden);
   for (const PlantedMistake& p : c.planted) std::printf("made on purpose: %s, %s: seen at %d of %d places\n", p.how.c_str(), p.mistake.c_str(), p.seen, p.values);
+  for (const std::string& text : c.wrong) std::printf("WRONG: %s\n", text.c_str());
+  if (!c.wrong.empty()) return;
   const auto all = summaries(c);
   std::printf("us a call, slowest rank          rows   median      p5     p95  slowest block, mean\n");
   for (const auto& [key, s] : all) {
@@ -97,6 +99,11 @@ int main(int argc, char** argv) {
     const Collectives collectives = measure_collectives(gpus);
     print(collectives);
     if (argc > 2) write(argv[2], collectives_json(collectives));
+    if (!sound(collectives)) {
+      std::fprintf(stderr, "error: %s\n", collectives.wrong.empty() ? "the comparison of sums does not see a mistake made on purpose: it proves nothing"
+                                                                    : "sums of the all-reduce are not those in the order of ranks");
+      return 70;
+    }
   } catch (const kilotoken::stack::KernelFault& fault) {
     std::fprintf(stderr, "error: %s\n", fault.what());
     return 70;

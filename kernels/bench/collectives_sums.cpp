@@ -74,4 +74,8 @@ int count_differences(const float* sums, const float* expected, int values, std:
   return differences;
 }
 
+bool sound(const Collectives& collectives) {
+  return collectives.wrong.empty() && std::all_of(collectives.planted.begin(), collectives.planted.end(), [](const PlantedMistake& p) { return p.seen > 0; });
+}
+
 }  // namespace kilotoken::bench

@@ -38,6 +38,7 @@ export function collectiveRows(t_ns: number, gpus: number, samples: CollectiveSa
     ...samples.sums.map((row): CollectiveRow => ({ kind: 'sums', t_ns, gpus, ...row, digests: [...row.digests] })),
     ...samples.planted.map((row): CollectiveRow => ({ kind: 'planted', t_ns, gpus, ...row })),
     ...samples.launches.map((row): CollectiveRow => ({ kind: 'launch', t_ns, gpus, ...row, cycles: [...row.cycles] })),
+    ...samples.wrong.map((text): CollectiveRow => ({ kind: 'wrong', t_ns, gpus, text })),
     ...lack('NCCL', nccl.lack),
     ...lack('NCCL as a CUDA graph', nccl.graphLack),
     ...nccl.times.map(
@@ -57,8 +58,13 @@ export function collectiveRows(t_ns: number, gpus: number, samples: CollectiveSa
 
 const launchesOf = (rows: readonly CollectiveRow[], gpus: number): Launch[] =>
   rows.filter((row): row is Launch => row.kind === 'launch' && row.gpus === gpus);
+/** Why there are no times, or not all. */
 const lackOf = (rows: readonly CollectiveRow[], gpus: number): string | undefined =>
-  rows.flatMap((row) => (row.kind === 'lack' && row.gpus === gpus && row.of === 'all' ? [row.reason] : []))[0];
+  rows.flatMap((row) => {
+    if (row.gpus !== gpus) return [];
+    if (row.kind === 'lack') return row.of === 'all' ? [row.reason] : [];
+    return row.kind === 'wrong' || row.kind === 'fault' ? [row.text] : [];
+  })[0];
 const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
 const cycleNs = (launch: Launch): number => launch.spanNs / total(launch.cycles);
 
@@ -72,7 +78,8 @@ export function collectiveBooks({ plan, manifest, collectives }: StoredNodeRun):
   for (const gpus of planned) {
     const say = (text: string): void => void broken.push(`the all-reduce alone on ${gpus} GPUs: ${text}`);
     const own = collectives.filter((row) => row.gpus === gpus);
-    if (own.length === 0 && manifest.status === 'complete') say('there are no rows');
+    const faulted = collectives.some((row) => row.kind === 'fault');
+    if (own.length === 0 && manifest.status === 'complete' && !faulted) say('there are no rows');
     if (own.length === 0 || lackOf(own, gpus) !== undefined) continue;
     const launches = launchesOf(own, gpus);
     const kinds = new Map<string, Launch[]>();
@@ -122,6 +129,7 @@ export function sumDifferences({ collectives }: StoredNodeRun): {
   let ranks = 0;
   const differences: string[] = [];
   for (const row of collectives) {
+    if (row.kind === 'wrong') differences.push(`${row.gpus} GPUs, ${row.text}`);
     if (row.kind !== 'sums') continue;
     const due = expectedDigest(row, row.gpus);
     for (const [rank, digest] of row.digests.entries()) {
@@ -181,9 +189,10 @@ export function collectiveFigures(run: StoredNodeRun): NodeCollectives | undefin
     }
     for (const form of FORMS) exposed.push(exposedOf(run, gpus, form), againstLibrary(run, gpus, form));
   }
-  const lacks = collectives.flatMap((row) =>
-    row.kind === 'lack' ? [{ gpus: row.gpus, what: row.of, reason: row.reason }] : [],
-  );
+  const lacks = collectives.flatMap((row) => {
+    if (row.kind === 'lack') return [{ gpus: row.gpus, what: row.of, reason: row.reason }];
+    return row.kind === 'wrong' || row.kind === 'fault' ? [{ gpus: row.gpus, what: 'all', reason: row.text }] : [];
+  });
   return { rows, exposed, lacks };
 }
 

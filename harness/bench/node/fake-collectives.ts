@@ -19,6 +19,8 @@ export interface FakeCollectiveFaults {
   /** There is no NCCL, for this reason. */
   readonly noNccl?: string;
   readonly unseenMistake?: boolean;
+  /** What the machine's own comparison says of a timed launch. */
+  readonly wrong?: string;
 }
 
 export function fakeCollectives(gpus: number, faults: FakeCollectiveFaults = {}): CollectiveSamples {
@@ -47,7 +49,8 @@ export function fakeCollectives(gpus: number, faults: FakeCollectiveFaults = {})
   const forms = ['one-hop', 'two-hops'] as const;
   const mistakes = ['marks of the use before', ...(gpus > 2 ? ['ranks added in another order'] : [])];
   return {
-    launches,
+    launches: faults.wrong === undefined ? launches : [],
+    wrong: faults.wrong === undefined ? [] : [faults.wrong],
     sums: forms.flatMap((how) =>
       (['random', 'cancelling'] as const).map((data): CollectiveSums => {
         const of = { how, data, calls: CHECKED_CALLS };

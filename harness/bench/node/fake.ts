@@ -51,8 +51,8 @@ export type FakeFault =
   /** A GPU is in use by a process that is on no list. */
   | { readonly kind: 'unlisted'; readonly gpu: number; readonly bytes: number }
   | { readonly kind: 'no-peer'; readonly from: number; readonly to: number }
-  /** The all-reduce alone: harness/bench/node/fake-collectives.ts; `lack`: it cannot be measured at all. */
-  | ({ readonly kind: 'collectives'; readonly lack?: string } & FakeCollectiveFaults)
+  /** The all-reduce alone: harness/bench/node/fake-collectives.ts; `lack`: it cannot be measured at all; `faults`: a GPU does. */
+  | ({ readonly kind: 'collectives'; readonly lack?: string; readonly faults?: string } & FakeCollectiveFaults)
   /** The reference turns out not to open. */
   | { readonly kind: 'no-reference'; readonly message: string }
   /** Says it has room and then has not. */
@@ -102,6 +102,7 @@ export class FakeMachine implements NodeMachine {
       this.collectives = async (gpus) => {
         if (fault?.kind !== 'collectives') return fakeCollectives(gpus);
         if (fault.lack !== undefined) throw new EnvironmentError(fault.lack);
+        if (fault.faults !== undefined) throw new DeviceError(fault.faults);
         return fakeCollectives(gpus, fault);
       };
     if (options.readCeiling !== false) {

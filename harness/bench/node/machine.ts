@@ -172,6 +172,8 @@ export interface CollectiveSamples {
     readonly seen: number;
     readonly values: number;
   }[];
+  /** Ranks whose sums the machine itself found wrong, in words. Nothing is timed behind the first. */
+  readonly wrong: readonly string[];
   /** NCCL on the same GPUs. Lacks are null where there is none. */
   readonly nccl: {
     readonly version: string | null;

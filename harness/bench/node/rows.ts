@@ -116,6 +116,13 @@ export const CollectiveRow = z.discriminatedUnion('kind', [
     batch: z.int().positive(),
     us: z.array(z.number().positive()).min(1),
   }),
+  /** wrong: sums that the machine itself found to be others. fault: a GPU faulted or a wait ran out; nothing follows. */
+  z.strictObject({
+    kind: z.enum(['wrong', 'fault']),
+    t_ns: Nanoseconds,
+    gpus: z.int().min(2),
+    text: z.string().min(1),
+  }),
   /** Why something was not measured. */
   z.strictObject({
     kind: z.literal('lack'),

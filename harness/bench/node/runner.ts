@@ -107,7 +107,7 @@ class NodeRun {
     writer.floor({ t_ns, kind: 'read', gpus, bytesPerSecond: [...bytesPerSecond], method });
   }
 
-  /** Behind all stages. What the machine lacks becomes a row; a GPU that faults ends the run, like anywhere else. */
+  /** Behind all stages, so a GPU that faults takes nothing away from them: what the machine lacks and what went wrong become rows. */
   async collectives(): Promise<void> {
     const { machine, plan, writer, progress, signal } = this.#context;
     if (plan.collectives === undefined || machine.collectives === undefined) return;
@@ -123,7 +123,12 @@ class NodeRun {
       } catch (error) {
         const { name, message } = error as Error;
         if (error instanceof Hung) throw new DeviceError(message);
-        if (name !== 'EnvironmentError' && name !== 'InputError') throw error;
+        if (name !== 'EnvironmentError' && name !== 'InputError' && name !== 'DeviceError') throw error;
+        if (name === 'DeviceError') {
+          writer.collective({ kind: 'fault', t_ns, gpus, text: message });
+          progress(`the all-reduce alone: ${message}`);
+          break;
+        }
         rows = [{ kind: 'lack', t_ns, gpus, of: 'all', reason: message }];
       }
       for (const row of rows) writer.collective(row);

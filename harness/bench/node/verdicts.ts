@@ -176,6 +176,8 @@ function sums(run: StoredNodeRun): Said {
   const { ranks, differences } = sumDifferences(run);
   const of = 'ranks compared';
   if (differences.length > 0) return { outcome: 'refuted', evidence: differences[0]!, n: ranks, of };
+  const fault = run.collectives.flatMap((row) => (row.kind === 'fault' ? [row.text] : []))[0];
+  if (fault !== undefined) return { outcome: 'inconclusive', evidence: fault, n: ranks, of };
   if (ranks === 0) {
     const lack = run.collectives.flatMap((row) => (row.kind === 'lack' && row.of === 'all' ? [row.reason] : []))[0];
     return { outcome: 'not testable here', evidence: lack ?? 'the run ended before it', n: 0, of };

@@ -183,6 +183,33 @@ describe('what is wrong', () => {
     });
   });
 
+  it('sums that the machine itself finds wrong are refuted, with no times behind them', async () => {
+    const wrong = 'two-hops, step, 8 rows, rank 1: 3 sums are wrong';
+    await bench({ gpus: 4, fault: { kind: 'collectives', wrong } }, async ({ report, exitCode }, directory) => {
+      expect(exitCode).toBe(1);
+      expect(verdict(report)).toMatchObject({ outcome: 'refuted', evidence: `2 GPUs, ${wrong}` });
+      expect(report.collectives!.exposed[0]!.figure).toEqual({ state: 'not yet measured', reason: wrong });
+      expect((await check(directory)).findings).toEqual([]);
+    });
+  });
+
+  it('a GPU that faults here takes nothing away from what was measured before', async () => {
+    await withFolder(async (folder) => {
+      const directory = join(folder, 'run');
+      const message = 'GPU 1, block 3 waited too long for another GPU in call 12';
+      const { report, status, exitCode } = await fakeBench({
+        directory,
+        fake: { gpus: 4, fault: { kind: 'collectives', faults: message } },
+        options: { groups: ['headline', 'collectives'] },
+      });
+      expect({ status, exitCode }).toEqual({ status: 'complete', exitCode: 4 });
+      expect(verdict(report)).toMatchObject({ outcome: 'inconclusive', evidence: message });
+      expect(report.cells.filter(({ group }) => group === 'headline')).toHaveLength(4);
+      expect(rowsOf<CollectiveRow>(directory, 'collectives.jsonl')).toHaveLength(1);
+      expect((await check(directory)).findings).toEqual([]);
+    });
+  });
+
   it('a comparison that misses a mistake made on purpose proves nothing', async () => {
     await bench({ gpus: 4, fault: { kind: 'collectives', unseenMistake: true } }, ({ report, exitCode }) => {
       expect(exitCode).toBe(4);
