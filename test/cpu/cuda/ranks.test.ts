@@ -17,12 +17,12 @@ beforeAll(() => {
   const sources = ['test/cpu/cuda/ranks_probe.cpp', 'kernels/ranks.cpp'].map((name) => path.join(ROOT, name));
   const includes = [`-I${path.join(ROOT, 'test/cpu/cuda/streams')}`, `-I${ROOT}`];
   execFileSync(process.env.CXX ?? 'c++', ['-std=c++20', '-O1', '-w', ...includes, ...sources, '-o', probe]);
-}, 120_000);
+}, 600_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Patience of these tests; the program has 10 s and 6 s. */
-const QUIET = 1500;
-const OTHERS = 800;
+/** Patience of these tests, in milliseconds: long beside what a busy machine adds to anything. The program has 10 s and 6 s. */
+const QUIET = 5000;
+const OTHERS = 2500;
 
 interface Rank {
   readonly gpu?: number;
@@ -129,7 +129,7 @@ test('a rank that never ends: the others get the time that their own waits take,
   const { ms, lost, kind, text } = wait([waitsForPeer, { end: -1 }]);
   expect({ kind, lost }).toEqual({ kind: 'fault 9', lost: true });
   expect(text).toBe(
-    'rank 1 on GPU 1 did not end its kernel, the host waited 0.8 s for it; rank 0 on GPU 0 waited too long, for another GPU (block 3, instruction 17)',
+    'rank 1 on GPU 1 did not end its kernel, the host waited 2.5 s for it; rank 0 on GPU 0 waited too long, for another GPU (block 3, instruction 17)',
   );
   expect(ms).toBeGreaterThanOrEqual(OTHERS);
   expect(ms).toBeLessThan(QUIET);
@@ -138,7 +138,7 @@ test('a rank that never ends: the others get the time that their own waits take,
 test('nobody says anything: given up when the host`s own patience ends', () => {
   const { ms, lost, kind, text } = wait([{ end: -1 }, { end: -1 }], { alive: 100 });
   expect({ kind, lost }).toEqual({ kind: 'fault 0', lost: true });
-  expect(text).toBe('rank 0 on GPU 0 did not end its kernel, the host waited 1.5 s for it');
+  expect(text).toBe('rank 0 on GPU 0 did not end its kernel, the host waited 5.0 s for it');
   expect(ms).toBeGreaterThanOrEqual(QUIET + 100);
   expect(ms).toBeLessThan(2 * QUIET + 100);
 });
