@@ -1,7 +1,8 @@
 // The all-reduce of the stack (kernels/comm) alone: a resident kernel a GPU that repeats it many times in one launch, in both its forms, over the GPUs of one
 // process; beside it NCCL's (collectives_nccl.cpp). Rows of 6144 binary32 values, as the residual has; the stack itself always reduces eight.
 //
-//   chain:    what a rank adds next is base - sum / 16, value by value: a call follows the one before it by data alone. Values may drift apart.
+//   chain:    what a rank adds next is base - sum / 16, value by value: a call follows the one before it by data alone. Values may drift apart. Low bits of the
+//             base change with every call, so that sums do not settle and one of an earlier call is told from this one's.
 //   step:     the same, and behind each call all blocks of a GPU meet at one counter, as they do in a layer: no part of a call overlaps another call.
 //   barrier:  the meeting alone, to be held beside `step`.
 //
@@ -19,12 +20,14 @@ namespace kilotoken::bench {
 inline constexpr int kCollectiveHidden = 6144, kCollectiveRows = 8;
 inline constexpr int kCollectiveWarm = 50, kCollectiveCalls = 1000;  // of a launch
 inline constexpr float kFeedback = -0.0625f;  // of a sum into the next summand; a power of two: the product is exact, contracted or not
+// In call c the bits c * kVariation >> 20 & kVaried of a base are turned over: low ones, but for the lowest, which is not data.
+inline constexpr uint32_t kVariation = 0x9e3779b1u, kVaried = 0xffeu;
 inline constexpr int kCheckedCalls = 16;                             // of a launch whose sums are handed over
 
 enum class Data { kRandom, kCancelling };
 const char* name_of(Data data);
 
-// What `rank` of `ranks` adds first, [8][6144]. Random: multiples of 2^-23 in [-1, 1). Cancelling: the same, and beside it up to 4096 that the rank half of all
+// What `rank` of `ranks` adds first, and its base, [8][6144]. Random: multiples of 2^-23 in [-1, 1). Cancelling: the same, and beside it up to 4096 that the rank half of all
 // ranks further on takes away again, so that most of a sum's bits are lost and its order shows.
 std::vector<float> collective_base(Data data, int rank, int ranks);
 

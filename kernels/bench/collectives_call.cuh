@@ -7,6 +7,8 @@
 
 namespace kilotoken::bench {
 
+__device__ __forceinline__ float varied(float base, uint32_t bits) { return __uint_as_float(__float_as_uint(base) ^ bits); }
+
 // `mine`: what this rank adds, four columns of `row`; becomes what it adds next. Returns the sum. `marks`: 1; 0 is a mistake made on purpose, marks that never change.
 __device__ __forceinline__ float4 repeat_call(const stack::Comm& comm, const stack::Place& b, uint32_t call, uint32_t marks, int group, int groups, int place,
                                               float4 base, float4& mine) {
@@ -14,7 +16,8 @@ __device__ __forceinline__ float4 repeat_call(const stack::Comm& comm, const sta
   const uint32_t use = comm.one_hop ? call / 2 : call;
   const int half = comm.one_hop ? static_cast<int>(call & 1) : 0;
   const float4 sum = all_reduce(comm, b, use & marks, half, group, groups, place, mine);
-  mine = base + sum * kFeedback;
+  const uint32_t bits = (call + 1) * kVariation >> 20 & kVaried;
+  mine = make_float4(varied(base.x, bits), varied(base.y, bits), varied(base.z, bits), varied(base.w, bits)) + sum * kFeedback;
   return sum;
 }
 

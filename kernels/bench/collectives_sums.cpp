@@ -19,6 +19,8 @@ uint32_t mix(uint32_t x) {
 // A multiple of 2^-23 in [-1, 1).
 float unit(uint32_t key) { return static_cast<float>(static_cast<int32_t>(mix(key)) >> 8) * 0x1p-23f; }
 
+float varied(float base, uint32_t bits) { return std::bit_cast<float>(std::bit_cast<uint32_t>(base) ^ bits); }
+
 float unmarked(float x) { return std::bit_cast<float>(std::bit_cast<uint32_t>(x) & ~1u); }
 
 }  // namespace
@@ -52,8 +54,9 @@ std::vector<float> expected_sums(const std::vector<std::vector<float>>& base, in
         for (size_t i = 0; i < count; ++i) sum[i] = sum[i] + unmarked(mine[r * kStretch + i]);
       if (!one_hop)
         for (size_t i = 0; i < count; ++i) sum[i] = unmarked(sum[i]);
+      const uint32_t bits = (static_cast<uint32_t>(call) + 1) * kVariation >> 20 & kVaried;
       for (size_t r = 0; r < ranks; ++r)
-        for (size_t i = 0; i < count; ++i) mine[r * kStretch + i] = base[r][from + i] + sum[i] * kFeedback;
+        for (size_t i = 0; i < count; ++i) mine[r * kStretch + i] = varied(base[r][from + i], bits) + sum[i] * kFeedback;
     }
   }
   return sums;

@@ -8,8 +8,9 @@ import type { CollectiveSums } from './machine.ts';
 const HIDDEN = 6144;
 const COLLECTIVE_ROWS = 8;
 export const COLLECTIVE_VALUES = COLLECTIVE_ROWS * HIDDEN;
-/** What a rank adds next is what it began with less a sixteenth of the sum. */
+/** What a rank adds next is its base, some bits of which change with every call, less a sixteenth of the sum. */
 const FEEDBACK = -0.0625;
+const variation = (call: number): number => (Math.imul(call, 0x9e3779b1) >>> 20) & 0xffe;
 
 type Data = CollectiveSums['data'];
 
@@ -26,7 +27,7 @@ function unit(key: number): number {
   return (mix(key) >> 8) * 2 ** -23;
 }
 
-/** What `rank` of `ranks` adds first, [8][6144]. */
+/** What `rank` of `ranks` adds first, and its base, [8][6144]. */
 function baseOf(data: Data, rank: number, ranks: number): Float32Array {
   const half = Math.floor(ranks / 2);
   return Float32Array.from({ length: COLLECTIVE_VALUES }, (_, i) => {
@@ -44,6 +45,7 @@ export function collectiveSums(
   order: readonly number[] = Array.from({ length: ranks }, (_, rank) => rank),
 ): Float32Array {
   const base = order.map((rank) => baseOf(data, rank, ranks));
+  const baseWords = base.map((values) => new Int32Array(values.buffer));
   const mine = base.map((values) => Float32Array.from(values));
   // The lowest bit of what goes over the links is not data.
   const words = mine.map((values) => new Int32Array(values.buffer));
@@ -55,6 +57,7 @@ export function collectiveSums(
     // A sum of two binary32 numbers that is rounded to binary64 and then to binary32 is the binary32 sum.
     for (const summand of mine.slice(1)) for (let i = 0; i < sum.length; i++) sum[i]! += summand[i]!;
     if (how === 'two-hops') for (let i = 0; i < sum.length; i++) sumWords[i]! &= ~1;
+    for (const own of baseWords) for (let i = 0; i < own.length; i++) own[i]! ^= variation(call) ^ variation(call + 1);
     for (const [rank, values] of mine.entries())
       for (let i = 0; i < values.length; i++) values[i] = base[rank]![i]! + sum[i]! * FEEDBACK;
   }

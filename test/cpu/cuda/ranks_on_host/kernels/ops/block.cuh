@@ -15,6 +15,9 @@ struct float4 {
 };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
+inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
+inline float __uint_as_float(uint32_t x) { return std::bit_cast<float>(x); }
+
 namespace kilotoken::ptx {
 
 enum class Wait { kPeer };
@@ -67,10 +70,10 @@ inline float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z 
 inline float4 operator*(float4 a, float b) { return {a.x * b, a.y * b, a.z * b, a.w * b}; }
 
 inline uint32_t mark_of(Uses uses, const Place& b) { return (std::popcount(uses & (b.uses | 1u)) + 1) & 1u; }
-inline float marked(float x, uint32_t mark) { return std::bit_cast<float>((std::bit_cast<uint32_t>(x) & ~1u) | mark); }
-inline float unmarked(float x) { return std::bit_cast<float>(std::bit_cast<uint32_t>(x) & ~1u); }
+inline float marked(float x, uint32_t mark) { return __uint_as_float((__float_as_uint(x) & ~1u) | mark); }
+inline float unmarked(float x) { return __uint_as_float(__float_as_uint(x) & ~1u); }
 inline float4 unmarked(float4 x) { return {unmarked(x.x), unmarked(x.y), unmarked(x.z), unmarked(x.w)}; }
-inline uint32_t differs(float x, uint32_t mark) { return std::bit_cast<uint32_t>(x) ^ mark; }
+inline uint32_t differs(float x, uint32_t mark) { return __float_as_uint(x) ^ mark; }
 inline uint32_t differs(float4 x, uint32_t mark) { return differs(x.x, mark) | differs(x.y, mark) | differs(x.z, mark) | differs(x.w, mark); }
 
 }  // namespace kilotoken::stack
