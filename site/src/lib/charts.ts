@@ -291,72 +291,19 @@ export function histogramChart(rows: readonly AcceptanceRow[], most: number): Pr
   );
 }
 
-/** Decode tokens per second with and without speculation; the speed-up, where there is one, stands at the bar's end. */
-export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
-  const labels = speedLabels(rows);
-  const values = rows.map((row, i) => {
-    const speedup = point(row.speedup);
-    const speed = point(row.decodeTokensPerSecond);
-    return {
-      scenario: row.scenario,
-      label: labels[i],
-      on: row.speculation,
-      ...speed,
-      times: row.speculation && speedup && speed ? `${fixed(speedup.value, 2)}\u00d7` : '',
-    };
-  });
-  const order = {
-    scenarios: distinct(rows.map((row) => row.scenario)),
-    labels: distinct(labels),
-  };
-  const most = Math.max(1, ...values.map((row) => row.high ?? 0));
-  const x = {
-    type: 'quantitative',
-    // Room to the right of the longest bar for its speed-up.
-    scale: { domain: [0, most * 1.15], nice: false },
-    axis: { title: 'decode tokens per second', tickCount: 5, format: ',f' },
-  };
-  return draw((room) =>
-    rowPanels(room, values, order, [
-      {
-        mark: { type: 'bar', height: 12 },
-        encoding: {
-          x: { ...x, field: 'value' },
-          color: {
-            field: 'on',
-            type: 'nominal',
-            legend: null,
-            scale: { domain: [false, true], range: ['var(--neutral)', 'var(--series-1-soft)'] },
-          },
-        },
-      },
-      {
-        mark: { type: 'rule', strokeWidth: 2, color: 'var(--ink)' },
-        encoding: { x: { ...x, field: 'low' }, x2: { field: 'high' } },
-      },
-      {
-        mark: { type: 'text', align: 'left', dx: 6, fontSize: FONT, color: 'var(--ink)' },
-        encoding: { x: { ...x, field: 'high' }, text: { field: 'times' } },
-      },
-    ]),
-  );
-}
+/** One bar of `speedBars`; `atEnd` is the text at its end. */
+type SpeedBar = {
+  readonly scenario: string;
+  readonly label: string;
+  readonly on: boolean;
+  readonly value?: number;
+  readonly low?: number;
+  readonly high?: number;
+  readonly atEnd: string;
+};
 
-/** Tokens per second of the ablation's cells, one panel a format of the experts with its layers; the share of the read ceiling at the bar's end. */
-export function ablationChart(cells: readonly NodeCellRow[]): Promise<Drawing> {
-  const panel = (cell: NodeCellRow): string => `${cell.experts.toUpperCase()} experts, ${cell.layers} layers`;
-  const figure = (cell: NodeCellRow, id: string) =>
-    point(cell.figures.find((each) => each.id === id)?.figure ?? { state: 'not yet measured', reason: '' });
-  const values = cells.map((cell) => {
-    const share = figure(cell, 'ceiling-share');
-    return {
-      scenario: panel(cell),
-      label: cellName(cell),
-      on: cell.speculation,
-      ...figure(cell, 'tokens-per-second'),
-      share: share === null ? '' : `${fixed(share.value * 100, 0)} %`,
-    };
-  });
+/** Tokens per second as bars with their intervals, one panel a scenario; with speculation in colour. */
+function speedBars(values: readonly SpeedBar[], title: string): Promise<Drawing> {
   const order = {
     scenarios: distinct(values.map((row) => row.scenario)),
     labels: distinct(values.map((row) => row.label)),
@@ -364,8 +311,9 @@ export function ablationChart(cells: readonly NodeCellRow[]): Promise<Drawing> {
   const most = Math.max(1, ...values.map((row) => row.high ?? 0));
   const x = {
     type: 'quantitative',
+    // Room to the right of the longest bar for the text at its end.
     scale: { domain: [0, most * 1.15], nice: false },
-    axis: { title: 'tokens per second', tickCount: 5, format: ',f' },
+    axis: { title, tickCount: 5, format: ',f' },
   };
   return draw((room) =>
     rowPanels(room, values, order, [
@@ -387,8 +335,42 @@ export function ablationChart(cells: readonly NodeCellRow[]): Promise<Drawing> {
       },
       {
         mark: { type: 'text', align: 'left', dx: 6, fontSize: FONT, color: 'var(--ink)' },
-        encoding: { x: { ...x, field: 'high' }, text: { field: 'share' } },
+        encoding: { x: { ...x, field: 'high' }, text: { field: 'atEnd' } },
       },
     ]),
   );
+}
+
+/** Decode tokens per second with and without speculation; the speed-up, where there is one, stands at the bar's end. */
+export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
+  const labels = speedLabels(rows);
+  const bars = rows.map((row, i): SpeedBar => {
+    const speedup = point(row.speedup);
+    const speed = point(row.decodeTokensPerSecond);
+    return {
+      scenario: row.scenario,
+      label: labels[i]!,
+      on: row.speculation,
+      ...speed,
+      atEnd: row.speculation && speedup && speed ? `${fixed(speedup.value, 2)}\u00d7` : '',
+    };
+  });
+  return speedBars(bars, 'decode tokens per second');
+}
+
+/** Tokens per second of the ablation's cells, one panel a format of the experts with its layers; the share of the read ceiling at the bar's end. */
+export function ablationChart(cells: readonly NodeCellRow[]): Promise<Drawing> {
+  const figure = (cell: NodeCellRow, id: string) =>
+    point(cell.figures.find((each) => each.id === id)?.figure ?? { state: 'not yet measured', reason: '' });
+  const bars = cells.map((cell): SpeedBar => {
+    const share = figure(cell, 'ceiling-share');
+    return {
+      scenario: `${cell.experts.toUpperCase()} experts, ${cell.layers} layers`,
+      label: cellName(cell),
+      on: cell.speculation,
+      ...figure(cell, 'tokens-per-second'),
+      atEnd: share === null ? '' : `${fixed(share.value * 100, 0)} %`,
+    };
+  });
+  return speedBars(bars, 'tokens per second');
 }

@@ -15,60 +15,14 @@ import type {
   NodeReport,
   NodeTarget,
 } from '../../../harness/bench/node/report.ts';
-import type { Interval, Measured, Outcome, Verdict, Warning } from '../../../harness/report/schema.ts';
+import type { Measured } from '../../../harness/report/schema.ts';
 import { fixed } from './format.ts';
 import { distinct } from './groups.ts';
-import { ReportError } from './report.ts';
-import {
-  byState,
-  type Check,
-  flag,
-  integer,
-  listOf,
-  nullable,
-  number,
-  object,
-  oneOf,
-  optional,
-  text,
-} from './shape.ts';
+import { measured, ReportError, verdict } from './report.ts';
+import { flag, integer, listOf, nullable, number, object, oneOf, optional, text } from './shape.ts';
 import { type DraftCell, finish, Legend, measuredCell, plainCell, type Table, wordCell } from './table.ts';
 
 const SCHEMA = 'kilotoken/node-report@1' satisfies NodeReport['schema'];
-
-const warning = object<Warning>({ code: text as Check<Warning['code']>, text });
-const interval = object<Interval>({ low: number, high: number, level: number, method: text });
-const measured = byState<Measured>({
-  measured: object({
-    state: oneOf('measured'),
-    value: number,
-    unit: text,
-    interval: nullable(interval),
-    n: integer,
-    of: text,
-    warnings: listOf(warning),
-  }),
-  'not yet measured': object({ state: oneOf('not yet measured'), reason: text }),
-});
-
-const verdict = object<Verdict>({
-  id: text,
-  question: text,
-  outcome: oneOf(
-    'consistent',
-    'refuted',
-    'inconclusive',
-    'not testable here',
-    'internally inconsistent',
-  ) satisfies Check<Outcome>,
-  evidence: text,
-  wouldHaveCaught: nullable(text),
-  n: integer,
-  of: text,
-  engines: listOf(text),
-  scenarios: listOf(text),
-  warnings: listOf(warning),
-});
 
 const figure = object<NodeFigure>({ id: text, name: text, formula: text, figure: measured });
 const comparison = object<NodeComparison>({

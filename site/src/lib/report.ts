@@ -82,7 +82,7 @@ const source = oneOf('trace', 'request', 'counter', 'inferred') satisfies Check<
 
 const interval = object<Interval>({ low: number, high: number, level: number, method: text });
 
-const measured = byState<Measured>({
+export const measured = byState<Measured>({
   measured: object({
     state: oneOf('measured'),
     value: number,
@@ -95,7 +95,7 @@ const measured = byState<Measured>({
   'not yet measured': object({ state: oneOf('not yet measured'), reason: text }),
 });
 
-const verdict = object<Verdict>({
+export const verdict = object<Verdict>({
   id: text,
   question: text,
   outcome,
