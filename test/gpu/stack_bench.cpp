@@ -10,12 +10,14 @@
 
 #include "decode_runs.h"
 #include "kernels/synthetic/source.h"
+#include "no_gpu.h"
 
 using namespace kilotoken;
 using namespace kilotoken::stack;
 
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (tally::no_gpu()) return 3;
   SyntheticShape shape;
   if (argc > 1 && std::strcmp(argv[argc - 1], "fp8") == 0) shape.fp8_experts = true, --argc;
   shape.layers = argc > 1 ? std::stoul(argv[1]) : 8;

@@ -17,6 +17,7 @@
 #include "core/mxfp4.h"
 #include "kernels/model.h"
 #include "kernels/synthetic/source.h"
+#include "no_gpu.h"
 
 using namespace kilotoken;
 using namespace kilotoken::stack;
@@ -301,6 +302,7 @@ void check_rows(const SyntheticShape& shape, const std::vector<Row>& rows, const
 
 int main() {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (kilotoken::tally::no_gpu()) return 3;
   try {
     for (const bool fp8 : {false, true}) {
       for (const uint32_t hidden : {1536u, 768u}) {

@@ -12,6 +12,7 @@
 
 #include "decode_runs.h"
 #include "kernels/synthetic/source.h"
+#include "no_gpu.h"
 
 using namespace kilotoken;
 using namespace kilotoken::stack;
@@ -24,6 +25,7 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (tally::no_gpu()) return 3;
   const uint32_t gpus = argc > 1 ? std::stoul(argv[1]) : 2;
   SyntheticShape shape;
   if (argc > 1 && std::strcmp(argv[argc - 1], "fp8") == 0) shape.fp8_experts = true, --argc;
