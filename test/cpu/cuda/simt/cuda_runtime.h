@@ -9,11 +9,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "machine.h"
 
+#define __CUDACC__
 #define __host__
 #define __device__
 #define __global__ static
@@ -156,7 +158,8 @@ inline const char* cudaGetErrorString(cudaError_t error) { return error == cudaS
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
-  *out = {"simulated", 9, 0, 132};
+  const char* const count = std::getenv("KILOTOKEN_SIMT_MULTIPROCESSORS");
+  *out = {"simulated", 9, 0, count == nullptr ? 132 : std::atoi(count)};
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) {
@@ -229,7 +232,7 @@ inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, siz
 template <class T>
 cudaError_t cudaMemcpyToSymbol(T& symbol, const void* from, size_t bytes) {
   simt::finish_all();
-  std::memcpy(static_cast<void*>(&symbol), from, bytes);
+  std::memcpy(const_cast<std::remove_cv_t<T>*>(&symbol), from, bytes);
   return simt_status();
 }
 

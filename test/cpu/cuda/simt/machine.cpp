@@ -2,11 +2,11 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <limits>
 #include <list>
 #include <map>
@@ -74,8 +74,8 @@ struct Fiber {
     uint32_t count;
   };
   std::vector<Copy> copies;
-  std::vector<Product> open;
-  std::deque<std::vector<Product>> committed;
+  std::vector<Product> products;  // issued, and not yet carried out
+  std::vector<size_t> groups;     // where each committed group of them ends
 };
 
 // Threads that act together: a warp or a warpgroup.
@@ -94,6 +94,7 @@ struct NamedBarrier {
 struct Block {
   Grid* grid = nullptr;
   unsigned index = 0;
+  size_t live = 0;
   uint8_t* shared = nullptr;
   size_t shared_bytes = 0;
   std::vector<Fiber> fibers;
@@ -106,10 +107,10 @@ struct Grid {
   Dim grid, block;
   size_t shared_bytes = 0;
   Stream stream = 0;
-  bool begun = false;
-  size_t live = 0;
-  std::vector<std::unique_ptr<Block>> blocks;
+  unsigned begun = 0, ended = 0;  // blocks
+  std::vector<std::unique_ptr<Block>> blocks;  // in progress
 };
+
 
 // Eight bytes of shared memory.
 struct Mbarrier {
@@ -124,6 +125,7 @@ struct Arrival {
   const void* from;
   uint32_t bytes;
   uint64_t* barrier;
+  bool late;  // not before nothing else can go on
 };
 
 struct Machine {
@@ -132,9 +134,10 @@ struct Machine {
   std::map<Stream, std::list<std::unique_ptr<Grid>>> streams;
   Stream next_stream = 1;
   std::vector<Fiber*> ready, polling;
+  std::vector<Block*> ended;
   std::vector<Arrival> arrivals;
   std::unordered_map<uint64_t*, std::vector<Fiber*>> at_barrier;
-  std::vector<uint8_t*> stacks, shared;  // to be used again
+  std::map<unsigned, std::vector<std::unique_ptr<Block>>> blocks;  // to be used again, by their number of threads
   Fiber* now = nullptr;
   void* home = nullptr;  // the host's stack pointer
   long long clock = 1;
@@ -170,7 +173,7 @@ void leave() {
 void end_of_fiber() {
   m().now->at = nullptr;
   m().moved = true;
-  --m().now->block->grid->live;
+  if (--m().now->block->live == 0) m().ended.push_back(m().now->block);
   void* nowhere;
   simt_switch(&nowhere, m().home);
 }
@@ -180,55 +183,74 @@ void begin_of_fiber() {
   end_of_fiber();
 }
 
-uint8_t* take(std::vector<uint8_t*>& from, size_t bytes) {
-  if (!from.empty()) {
-    uint8_t* const one = from.back();
-    from.pop_back();
-    return one;
-  }
+uint8_t* memory(size_t bytes) {
   void* const one = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (one == MAP_FAILED) broken("no memory for another thread");
+  if (one == MAP_FAILED) broken("no memory for another block");
   return static_cast<uint8_t*>(one);
 }
 
 constexpr size_t kSharedBytes = 228 * 1024, kStaticBytes = 256;
 
-void begin(Grid& grid) {
+std::unique_ptr<Block> make_block(unsigned threads) {
+  auto block = std::make_unique<Block>();
+  block->shared = memory(kSharedBytes + kStaticBytes);
+  block->fibers.resize(threads);
+  block->warps.resize((threads + 31) / 32);
+  block->warpgroups.resize((threads + 127) / 128);
+  uint8_t* const stacks = memory(threads * kStack);
+  for (unsigned t = 0; t < threads; ++t) {
+    block->fibers[t].block = block.get();
+    block->fibers[t].thread = t;
+    block->fibers[t].stack = stacks + t * kStack;
+  }
+  return block;
+}
+
+constexpr size_t kResident = 132;  // blocks of a grid that run side by side; others wait for a place
+
+void begin_some(Grid& grid) {
   Machine& machine = m();
-  grid.begun = true;
   const unsigned threads = grid.block.x;
   if (grid.block.y != 1 || grid.block.z != 1 || grid.grid.y != 1 || grid.grid.z != 1) broken("a grid of more than one dimension");
   if (grid.shared_bytes > kSharedBytes) broken("too much shared memory");
-  for (unsigned index = 0; index < grid.grid.x; ++index) {
-    auto block = std::make_unique<Block>();
+  std::vector<std::unique_ptr<Block>>& free = machine.blocks[threads];
+  while (grid.begun < grid.grid.x && grid.blocks.size() < kResident) {
+    std::unique_ptr<Block> block;
+    if (free.empty()) block = make_block(threads);
+    else block = std::move(free.back()), free.pop_back();
     block->grid = &grid;
-    block->index = index;
-    block->shared = take(machine.shared, kSharedBytes + kStaticBytes);
+    block->index = grid.begun++;
+    block->live = threads;
     block->shared_bytes = grid.shared_bytes;
-    std::memset(block->shared, 0xff, kSharedBytes + kStaticBytes);
-    block->fibers.resize(threads);
-    block->warps.resize((threads + 31) / 32);
-    block->warpgroups.resize((threads + 127) / 128);
-    for (unsigned t = 0; t < threads; ++t) {
-      Fiber& fiber = block->fibers[t];
-      fiber.block = block.get();
-      fiber.thread = t;
-      fiber.stack = take(machine.stacks, kStack);
+    std::memset(block->shared, 0xff, grid.shared_bytes);
+    std::memset(block->shared + kSharedBytes, 0xff, kStaticBytes);
+    for (Group& group : block->warps) group = {};
+    for (Group& group : block->warpgroups) group = {};
+    for (NamedBarrier& barrier : block->barriers) barrier = {};
+    for (Fiber& fiber : block->fibers) {
+      fiber.copies.clear();
+      fiber.products.clear();
+      fiber.groups.clear();
       void** top = reinterpret_cast<void**>(fiber.stack + kStack - 64);
       *top = reinterpret_cast<void*>(begin_of_fiber);  // where the switch returns to; the stack is then as behind a call
       fiber.at = top - 6;
       machine.ready.push_back(&fiber);
     }
-    grid.live += threads;
     grid.blocks.push_back(std::move(block));
   }
 }
 
+void end_block(Block* block) {
+  Grid& grid = *block->grid;
+  ++grid.ended;
+  const auto at = std::find_if(grid.blocks.begin(), grid.blocks.end(), [block](const auto& one) { return one.get() == block; });
+  m().blocks[grid.block.x].push_back(std::move(*at));
+  grid.blocks.erase(at);
+}
+
 void release(Grid& grid) {
-  for (const auto& block : grid.blocks) {
-    m().shared.push_back(block->shared);
-    for (Fiber& fiber : block->fibers) m().stacks.push_back(fiber.stack);
-  }
+  for (auto& block : grid.blocks) m().blocks[grid.block.x].push_back(std::move(block));
+  grid.blocks.clear();
 }
 
 void settle(uint64_t* barrier) {
@@ -242,9 +264,11 @@ void settle(uint64_t* barrier) {
   m().at_barrier.erase(found);
 }
 
-void deliver() {
+// One of the copies under way; not a late one, unless `any`.
+void deliver(bool any) {
   Machine& machine = m();
   std::swap(machine.arrivals[machine.random() % machine.arrivals.size()], machine.arrivals.back());
+  if (machine.arrivals.back().late && !any) return;
   const Arrival a = machine.arrivals.back();
   machine.arrivals.pop_back();
   std::memcpy(a.to, a.from, a.bytes);
@@ -257,6 +281,7 @@ void deliver() {
 void stop_everything() {
   Machine& machine = m();
   machine.stopped = true;
+  machine.ended.clear();
   machine.ready.clear();
   machine.polling.clear();
   machine.arrivals.clear();
@@ -270,15 +295,14 @@ void stop_everything() {
 // One fiber goes on for a while, or a copy arrives. False: nothing is left to do.
 bool advance() {
   Machine& machine = m();
+  for (Block* block : machine.ended) end_block(block);
+  machine.ended.clear();
   for (auto& [id, queue] : machine.streams) {
-    while (!queue.empty() && queue.front()->begun && queue.front()->live == 0) {
-      release(*queue.front());
-      queue.pop_front();
-    }
-    if (!queue.empty() && !queue.front()->begun) begin(*queue.front());
+    while (!queue.empty() && queue.front()->ended == queue.front()->grid.x) queue.pop_front();
+    if (!queue.empty()) begin_some(*queue.front());
   }
   if (!machine.arrivals.empty() && (machine.ready.empty() || machine.random() % 16 == 0)) {
-    deliver();
+    deliver(machine.ready.empty());
     return true;
   }
   if (machine.ready.empty()) {
@@ -507,7 +531,7 @@ bool passed(uint64_t* barrier, uint32_t parity) {
 void copy_later(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
   if (bytes % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || shared_offset(to) % 16 != 0) broken("a bulk copy that is not aligned to 16 bytes");
   shared_offset(static_cast<uint8_t*>(to) + bytes - 1);
-  m().arrivals.push_back({to, from, bytes, barrier});
+  m().arrivals.push_back({to, from, bytes, barrier, m().random() % 2 == 0});
 }
 
 void copy_when_waited(void* to, const void* from, uint32_t bytes) {
@@ -531,29 +555,30 @@ void trap() {
 }
 
 void issue(const Product& product) {
-  m().now->open.push_back(product);
+  m().now->products.push_back(product);
   for (int i = 0; i < product.columns / 2; ++i) product.d[i] = std::numeric_limits<float>::quiet_NaN();
 }
-void commit() {
-  m().now->committed.push_back(std::move(m().now->open));
-  m().now->open.clear();
-}
+void commit() { m().now->groups.push_back(m().now->products.size()); }
+
 void wait_products(int pending) {
   Fiber* const self = m().now;
-  if (!self->open.empty()) broken("products that are in no group are waited for");
+  if (!self->products.empty() && (self->groups.empty() || self->groups.back() != self->products.size())) broken("products that are in no group are waited for");
   warpgroup("a wait for products", self, [pending](void* const(&of)[128]) {
     Fiber& first = *static_cast<Fiber*>(of[0]);
-    while (first.committed.size() > static_cast<size_t>(pending)) {
-      for (size_t i = 0; i < first.committed.front().size(); ++i) {
-        Product* one[128];
-        for (int t = 0; t < 128; ++t) {
-          Fiber& fiber = *static_cast<Fiber*>(of[t]);
-          if (fiber.committed.empty() || fiber.committed.front().size() <= i) broken("the threads of a warpgroup asked for different numbers of products");
-          one[t] = &fiber.committed.front()[i];
-        }
-        multiply(*first.block, one);
-      }
-      for (int t = 0; t < 128; ++t) static_cast<Fiber*>(of[t])->committed.pop_front();
+    if (first.groups.size() <= static_cast<size_t>(pending)) return;
+    const size_t done = first.groups.size() - static_cast<size_t>(pending), count = first.groups[done - 1];
+    for (void* one : of)
+      if (static_cast<Fiber*>(one)->groups != first.groups) broken("the threads of a warpgroup asked for different products");
+    for (size_t i = 0; i < count; ++i) {
+      Product* all[128];
+      for (int t = 0; t < 128; ++t) all[t] = &static_cast<Fiber*>(of[t])->products[i];
+      multiply(*first.block, all);
+    }
+    for (void* one : of) {
+      Fiber& fiber = *static_cast<Fiber*>(one);
+      fiber.products.erase(fiber.products.begin(), fiber.products.begin() + static_cast<ptrdiff_t>(count));
+      fiber.groups.erase(fiber.groups.begin(), fiber.groups.begin() + static_cast<ptrdiff_t>(done));
+      for (size_t& end : fiber.groups) end -= count;
     }
   });
 }
