@@ -32,7 +32,6 @@
 
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) ushort4 { unsigned short x, y, z, w; };
@@ -46,7 +45,6 @@ inline ushort4 make_ushort4(unsigned short x, unsigned short y, unsigned short z
 // --- built-in functions
 
 using std::max, std::min;
-inline int min(int a, unsigned b) { return std::min(a, static_cast<int>(b)); }
 inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x); }
 inline float __uint_as_float(unsigned x) { return __builtin_bit_cast(float, x); }
 inline float __expf(float x) { return std::exp(x); }
@@ -73,7 +71,7 @@ inline unsigned atomicCAS(unsigned* at, unsigned expected, unsigned value) {
 }
 [[noreturn]] inline void __trap() { simt::trap(); }
 inline long long clock64() { return simt::clock(); }
-inline void __syncthreads() { simt::barrier(0, static_cast<int>(blockDim.x), false); }
+inline void __syncthreads() { simt::barrier(0, static_cast<int>(blockDim.x)); }
 
 // --- a warp
 

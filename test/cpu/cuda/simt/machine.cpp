@@ -71,7 +71,6 @@ struct Fiber {
   struct Copy {
     void* to;
     uint8_t bytes[16];
-    uint32_t count;
   };
   std::vector<Copy> copies;
   std::vector<Product> products;  // issued, and not yet carried out
@@ -87,8 +86,8 @@ struct Group {
 };
 
 struct NamedBarrier {
-  int arrived = 0, threads = 0, yes = 0;
-  std::vector<std::pair<Fiber*, int*>> waiting;
+  int arrived = 0, threads = 0;
+  std::vector<Fiber*> waiting;
 };
 
 struct Block {
@@ -421,8 +420,6 @@ void together(Group& group, const char* what, void* mine, const std::function<vo
 
 // --- the host
 
-void seed(uint64_t value) { m().random.seed(value); }
-
 Stream make_stream() {
   const std::lock_guard lock(m().host);
   return m().next_stream++;
@@ -471,7 +468,6 @@ uint32_t shared_offset(const void* pointer) {
   if (offset < 0 || offset >= static_cast<ptrdiff_t>(block.shared_bytes)) broken("an address that is not of the block's shared memory");
   return static_cast<uint32_t>(offset);
 }
-void* shared_pointer(uint32_t offset) { return m().now->block->shared + offset; }
 
 void pause() {
   m().paused = true;
@@ -486,21 +482,17 @@ void warpgroup(const char* what, void* mine, const std::function<void(void* cons
   together<128>(m().now->block->warpgroups[m().now->thread / 128], what, mine, act);
 }
 
-int barrier(int id, int threads, bool yes) {
+void barrier(int id, int threads) {
   NamedBarrier& b = m().now->block->barriers[id];
   if (b.arrived == 0) b.threads = threads;
   else if (b.threads != threads) broken("threads expect different numbers at a barrier");
-  b.yes += yes;
-  int result = 0;
   if (++b.arrived < threads) {
-    b.waiting.emplace_back(m().now, &result);
+    b.waiting.push_back(m().now);
     leave();
-    return result;
+    return;
   }
-  result = b.yes;
-  for (const auto& [fiber, at] : b.waiting) *at = result, wake(fiber);
+  for (Fiber* fiber : b.waiting) wake(fiber);
   b = {};
-  return result;
 }
 
 void init(uint64_t* barrier, uint32_t arrivals) {
@@ -537,12 +529,12 @@ void copy_later(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
 void copy_when_waited(void* to, const void* from, uint32_t bytes) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (bytes > 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0)) broken("a copy that is not aligned to 16 bytes");
   shared_offset(to);
-  Fiber::Copy copy{to, {}, 16};
+  Fiber::Copy copy{to, {}};
   std::memcpy(copy.bytes, from, bytes);
   m().now->copies.push_back(copy);
 }
 void wait_copies() {
-  for (const Fiber::Copy& copy : m().now->copies) std::memcpy(copy.to, copy.bytes, copy.count);
+  for (const Fiber::Copy& copy : m().now->copies) std::memcpy(copy.to, copy.bytes, sizeof copy.bytes);
   m().now->copies.clear();
 }
 

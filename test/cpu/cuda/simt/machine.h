@@ -22,8 +22,7 @@ extern Dim thread_index, block_index, block_size, grid_size;
 
 // --- for the host
 
-// Reads KILOTOKEN_SIMT_SEED once; 1 if it is not set. Each launch goes on from there.
-void seed(uint64_t value);
+// The seed is KILOTOKEN_SIMT_SEED, or 1; one sequence of draws serves all launches of a process.
 using Stream = int;  // 0 is everybody's
 Stream make_stream();
 // Queued behind what the stream has. Blocks of all grids at the head of a stream run side by side.
@@ -40,7 +39,6 @@ bool failed();
 uint8_t* shared_memory();
 uint8_t* static_memory();  // of the block too, 256 bytes: for variables that are declared shared
 uint32_t shared_offset(const void* pointer);
-void* shared_pointer(uint32_t offset);
 
 // Lets others run; comes back when nobody else can go on, or by chance.
 void pause();
@@ -48,8 +46,8 @@ void pause();
 void warp(const char* what, void* mine, const std::function<void(void* const (&of)[32])>& act);
 // The same of a warpgroup, 128 threads.
 void warpgroup(const char* what, void* mine, const std::function<void(void* const (&of)[128])>& act);
-// A named barrier; of how many threads `yes` holds.
-int barrier(int id, int threads, bool yes);
+// A named barrier.
+void barrier(int id, int threads);
 
 // An mbarrier in eight bytes of shared memory.
 void init(uint64_t* barrier, uint32_t arrivals);

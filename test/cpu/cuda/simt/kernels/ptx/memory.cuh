@@ -49,8 +49,6 @@ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barr
 inline void fence_async_global() {}
 inline void fence_async_shared() {}
 
-template <class T>
-T load_relaxed(const T* from) { return *static_cast<const volatile T*>(from); }
 inline uint32_t load_relaxed(const uint32_t* from) { return *static_cast<const volatile uint32_t*>(from); }
 inline uint2 load_relaxed(const uint2* from) { return *from; }
 inline float2 load_relaxed(const float2* from) { return *from; }
@@ -68,9 +66,7 @@ inline void wait_counter(const uint32_t* counter, uint32_t target, Fault* fault,
 }
 
 template <int kId, int kThreads>
-void group_sync() { simt::barrier(kId, kThreads, false); }
-template <int kId, int kThreads>
-int group_count(bool yes) { return simt::barrier(kId, kThreads, yes); }
+void group_sync() { simt::barrier(kId, kThreads); }
 
 template <int kCount>
 void more_registers() {}
