@@ -7,7 +7,7 @@ import { basename, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { benchNode, type NodeBenchOptions, planNodeBench, shapeOf } from '../../../harness/bench/node/bench.ts';
 import type { NodeMachine } from '../../../harness/bench/node/machine.ts';
-import { GROUPS, type Group, NODE_DEFAULTS } from '../../../harness/bench/node/plan.ts';
+import { checkNodeUsage, GROUPS, type Group, NODE_DEFAULTS } from '../../../harness/bench/node/plan.ts';
 import { PROFILES, type Profile, profileFromJson } from '../../../harness/bench/node/profile.ts';
 import { PRO } from '../../../harness/bench/node/shape.ts';
 import { digestOf } from '../../../harness/bundle/digests.ts';
@@ -97,6 +97,8 @@ export function benchNodeCommand(bench: Command, parts: NodeCommandParts = NATIV
 async function run(options: Options, parts: NodeCommandParts): Promise<void> {
   const startedAt = new Date();
   const bench = benchOptions(options);
+  // Wrong usage is named on a machine without GPUs too.
+  checkNodeUsage(bench);
   const machine = parts.machine();
   if (options.plan) {
     const { plan } = await planNodeBench(machine, bench);

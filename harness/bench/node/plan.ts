@@ -300,13 +300,19 @@ function secondsOf(stages: readonly PlanStage[], models: readonly PlanModel[]): 
   }, 0);
 }
 
+/** Throws InputError for options that no machine can run; `gpus`: null, as many as there are. */
+export function checkNodeUsage({ gpus, profiles }: Pick<NodePlanInput, 'profiles'> & { gpus: number | null }): void {
+  if (gpus !== null && !GPU_COUNTS.includes(gpus))
+    throw new InputError(`the shape divides among 1, 2, 4 or 8 GPUs, not ${gpus}`);
+  if (new Set(profiles.map(({ name }) => name)).size < profiles.length)
+    throw new InputError('two acceptance profiles have one name');
+}
+
 /** Throws InputError for options that contradict each other, EnvironmentError when not even two layers fit. */
 export function makeNodePlan(options: NodePlanInput): NodePlan {
   const input = NodePlanInput.parse(options);
   const { gpus, lacks, profiles, tokens, repeats } = input;
-  if (![1, 2, 4, 8].includes(gpus)) throw new InputError(`the shape divides among 1, 2, 4 or 8 GPUs, not ${gpus}`);
-  if (new Set(profiles.map(({ name }) => name)).size < profiles.length)
-    throw new InputError('two acceptance profiles have one name');
+  checkNodeUsage(input);
   const wants = (group: Group): boolean => input.groups.includes(group);
   const draft = new Draft(input);
   const base = lacks.filledContext === null ? BASE_CONTEXT : PREFILLED_CONTEXT;

@@ -165,6 +165,7 @@ describe('bench node', () => {
       /^/,
     ],
     ['three GPUs', {}, ['--gpus', '3'], 2, /1, 2, 4 or 8 GPUs/],
+    ['three GPUs where there is none', { gpus: 0 }, ['--gpus', '3'], 2, /1, 2, 4 or 8 GPUs/],
     ['an unknown shape', {}, ['--shape', 'flash'], 2, /there is no shape "flash"/],
     ['a broken profile', {}, ['--profile', 'package.json'], 2, /profile package must be 7 chances/],
   ] as [string, FakeOptions, string[], number, RegExp][])('%s', async (_, fake, args, code, text) => {
