@@ -11,7 +11,7 @@ import { startTelemetry } from '../../measure/telemetry.ts';
 import { exitCodeOf } from '../../report/build.ts';
 import { buildNodeReport } from './build.ts';
 import type { NodeDescription, NodeMachine } from './machine.ts';
-import { makeNodePlan, type NodePlan, type NodePlanInput } from './plan.ts';
+import { GROUPS, makeNodePlan, type NodePlan, type NodePlanInput } from './plan.ts';
 import { readNodeRun } from './reader.ts';
 import { NodeReport } from './report.ts';
 import type { NodeManifest } from './rows.ts';
@@ -103,6 +103,13 @@ export async function planNodeBench(
   return { plan, description, looks };
 }
 
+/** Names the parts where not all were asked for, so that runs of single parts are told apart. */
+function titleOf({ models, input }: NodePlan, gpus: string): string {
+  const parts = input.groups.length === GROUPS.length ? '' : ` (${input.groups.join(', ')})`;
+  const layers = models.length === 0 ? '' : `, ${models[0]!.layers} layers`;
+  return `Node benchmark${parts}${layers} on ${gpus}`;
+}
+
 async function described(machine: NodeMachine, seconds: number): Promise<NodeDescription> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, fail) => {
@@ -121,10 +128,9 @@ export async function benchNode(input: NodeBenchInput): Promise<NodeBenchResult>
   const { machine, signal, now, progress, directory } = input;
   const { plan, description, looks } = await planNodeBench(machine, input.options, input.patience);
   const gpus = `${plan.input.gpus} x ${description.gpus[0]!.name}`;
-  const [main] = plan.models;
   const head: NodeManifestHead = {
     ...input.about,
-    title: `Node benchmark, ${main === undefined ? 'no model' : `${main.layers} layers`} on ${gpus}`,
+    title: titleOf(plan, gpus),
     gpus: description.gpus.map((gpu) => ({ ...gpu, peers: [...gpu.peers] })),
     buildDigest: description.buildDigest,
     provenance: input.provenance(plan, description),

@@ -116,7 +116,7 @@ describe('on four GPUs', () => {
     await bench({ gpus: 4 }, async ({ report, exitCode }, directory) => {
       expect(exitCode).toBe(0);
       expect(report.models).toEqual([]);
-      expect(report.run.title).toBe('Node benchmark, no model on 4 x Fake GPU');
+      expect(report.run.title).toBe('Node benchmark (collectives) on 4 x Fake GPU');
       expect(verdict(report).outcome).toBe('consistent');
       expect(verdict(report).n).toBe(4 * (2 + 4));
       expect(verdict(report).wouldHaveCaught).toMatch(/ranks added in another order/);
