@@ -1,14 +1,16 @@
 /**
  * A static page with nothing to fetch: styles are inlined, images are not processed, charts are SVG text.
  * KILOTOKEN_REPORT names the report.json to show, or a folder of runs; without it the newest of ../results is shown.
- * Node benchmarks get a page each: those of ../results/node, or of the folder that KILOTOKEN_NODE names; beside one report none.
+ * Audits of a folder get a page each. So do node benchmarks and kernel benches: those of ../results/node and ../results/bench, or of the
+ * folders that KILOTOKEN_NODE and KILOTOKEN_KERNELS name; beside one report none.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { AstroIntegration } from 'astro';
 import { defineConfig, passthroughImageService } from 'astro/config';
 import { glossaryHeadings } from './src/lib/glossary.ts';
+import { readKernels } from './src/lib/kernels.ts';
 import { readLedger } from './src/lib/ledger.ts';
 import { readNodeReports } from './src/lib/node.ts';
 import { readReport } from './src/lib/report.ts';
@@ -20,13 +22,19 @@ const results = fileURLToPath(new URL('../results', import.meta.url));
 const ledger = fileURLToPath(new URL('../suites/claims.json', import.meta.url));
 const source = process.env.KILOTOKEN_REPORT ? resolve(process.env.KILOTOKEN_REPORT) : results;
 
-const ofRecord = process.env.KILOTOKEN_REPORT ? '' : fileURLToPath(new URL('../results/node', import.meta.url));
-const node = process.env.KILOTOKEN_NODE ? resolve(process.env.KILOTOKEN_NODE) : ofRecord;
+/** A folder that a variable names, else that of the record; with a report of one's own none. */
+function folderOf(named: string | undefined, ofRecord: string): string {
+  if (named) return resolve(named);
+  return process.env.KILOTOKEN_REPORT ? '' : join(results, ofRecord);
+}
+const node = folderOf(process.env.KILOTOKEN_NODE, 'node');
+const kernels = folderOf(process.env.KILOTOKEN_KERNELS, 'bench');
 
 // Read here too, so that a report that cannot be shown ends the build before it begins.
 readReport(source);
 readLedger(ledger);
 readNodeReports(node);
+readKernels(kernels);
 
 /**
  * LIMIT: with an --outDir outside the working directory Astro 5 stages its output in ./.astro, removes that folder when
@@ -60,6 +68,7 @@ export default defineConfig({
       REPORT_SOURCE: JSON.stringify(source),
       LEDGER: JSON.stringify(ledger),
       NODE_SOURCE: JSON.stringify(node),
+      KERNELS_SOURCE: JSON.stringify(kernels),
     },
   },
 });

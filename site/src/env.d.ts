@@ -8,3 +8,6 @@ declare const LEDGER: string;
 
 /** Absolute path of the folder of node benchmarks to show, one bundle a subfolder; empty for none. */
 declare const NODE_SOURCE: string;
+
+/** Absolute path of the folder of kernel benches to show, one document a file; empty for none. */
+declare const KERNELS_SOURCE: string;

@@ -358,8 +358,8 @@ export function speedChart(rows: readonly SpeedRow[]): Promise<Drawing> {
   return speedBars(bars, 'decode tokens per second');
 }
 
-/** Tokens per second of the ablation's cells, one panel a format of the experts with its layers; the share of the read ceiling at the bar's end. */
-export function ablationChart(cells: readonly NodeCellRow[]): Promise<Drawing> {
+/** Tokens per second of cells of one part, one panel a format of the experts with its layers; the share of the read ceiling at the bar's end. */
+export function cellChart(cells: readonly NodeCellRow[]): Promise<Drawing> {
   const figure = (cell: NodeCellRow, id: string) =>
     point(cell.figures.find((each) => each.id === id)?.figure ?? { state: 'not yet measured', reason: '' });
   const bars = cells.map((cell): SpeedBar => {

@@ -18,6 +18,7 @@ import type {
 import type { Measured } from '../../../harness/report/schema.ts';
 import { fixed } from './format.ts';
 import { distinct } from './groups.ts';
+import { type Stand, sizeText, targetsOf } from './parts.ts';
 import { measured, ReportError, verdict } from './report.ts';
 import { flag, integer, listOf, nullable, number, object, oneOf, optional, text } from './shape.ts';
 import { type DraftCell, finish, Legend, measuredCell, plainCell, type Table, wordCell } from './table.ts';
@@ -182,17 +183,6 @@ export function readNodeReports(folder: string): NodeReport[] {
     .sort((a, b) => (a.run.startedAt < b.run.startedAt ? 1 : a.run.startedAt > b.run.startedAt ? -1 : 0));
 }
 
-export const GROUP_TITLES: Readonly<Record<string, string>> = {
-  headline: 'Headline: the whole step at each assumed acceptance',
-  lossless: 'The long output that speculation must not change',
-  ablation: 'Ablation: format of the experts, speculation, launches',
-  reference: 'The plain FP8 reference, and the stack with its layers',
-  context: 'Context length',
-  block: 'Block size',
-  gpus: 'Number of GPUs, the same layers on each',
-  routing: 'Routing, from independent to shared',
-};
-
 /** Columns of the tables of cells: figure, and how it is headed. */
 const COLUMNS: readonly (readonly [string, string])[] = [
   ['tokens-per-second', 'tokens/s'],
@@ -271,11 +261,19 @@ export function layerTable(found: NodeReport): Table {
     ],
     groups: found.layers.map((row) => ({
       title: `${row.speculation ? 'Speculation on' : 'Speculation off'}, ${row.layers} layers on ${row.gpus} GPU${row.gpus === 1 ? '' : 's'}`,
-      rows: row.ops.map((op) => ({
-        head: op.op,
-        sub: `${op.count} in a round`,
-        cells: cellsOf([op.totalUs, op.mathUs, op.busyUs, op.slowestUs, op.waitUs], row.labels),
-      })),
+      rows: [
+        ...row.ops.map((op) => ({
+          head: op.op,
+          sub: `${op.count} in a round`,
+          cells: cellsOf([op.totalUs, op.mathUs, op.busyUs, op.slowestUs, op.waitUs], row.labels),
+        })),
+        {
+          head: 'all operations',
+          cells: [row.totalUs, null, null, null, row.waitUs].flatMap((us) =>
+            us === null ? wordCell('\u2013', 'not added up') : cellsOf([us], row.labels),
+          ),
+        },
+      ],
     })),
   });
 }
@@ -306,51 +304,68 @@ export function collectiveTable(found: NodeCollectives): Table {
   });
 }
 
+/** One number a row, its labels in one note. */
 export function comparisonTable(rows: readonly NodeComparison[], corner: string): Table {
   const legend = new Legend();
-  return finish({
-    corner,
-    columns: [''],
-    legend: legend.lines(),
-    groups: [
-      {
-        title: '',
-        rows: rows.map(({ name, formula, labels, figure: one }) => ({
-          head: name,
-          sub: formula,
-          cells: [{ ...measuredCell(one), ...(one.state === 'measured' ? { warnings: labels } : {}) }],
-        })),
-      },
-    ],
-  });
+  const cellOf = ({ labels, figure: one }: NodeComparison): DraftCell => {
+    legend.add(corner, one);
+    const warnings = one.state === 'measured' && labels.length > 0 ? [labels.join('; ')] : [];
+    return { ...measuredCell(one), warnings };
+  };
+  const groups = [{ title: '', rows: rows.map((row) => ({ head: row.name, sub: row.formula, cells: [cellOf(row)] })) }];
+  return finish({ corner, columns: [''], legend: legend.lines(), groups });
 }
 
-export function targetTable(found: NodeReport): Table {
+/** Targets over all reports: what 8 GPUs gave, and apart from it what fewer gave, with the bundle that it stands in. */
+export function targetTable(reports: readonly NodeReport[]): Table {
+  const legend = new Legend();
+  const groups = [
+    {
+      title: '',
+      rows: targetsOf(reports).map(({ target, measuredIn, elsewhere }) => ({
+        head: target.unit === '' || target.unit === 'x' ? target.name : `${target.name}, ${target.unit}`,
+        cells: [
+          plainCell(target.must, String(target.must)),
+          plainCell(target.aim, String(target.aim)),
+          measuredIn === null
+            ? wordCell('not yet measured', 'not yet measured on 8 x H200 with all 70 layers')
+            : { ...measuredCell(target.figure), notes: [placeOf(measuredIn)] },
+          wordCell(target.outcome),
+          elsewhere === null ? wordCell('not yet measured') : standCell(elsewhere, legend),
+        ],
+      })),
+    },
+  ];
   return finish({
     corner: 'on 8 H200, batch 1, 4K context, independent routing',
-    columns: ['must', 'aim', 'measured', 'outcome'],
-    legend: [],
-    groups: [
-      {
-        title: '',
-        rows: found.targets.map((row) => ({
-          head: row.unit === '' || row.unit === 'x' ? row.name : `${row.name}, ${row.unit}`,
-          cells: [
-            plainCell(row.must, String(row.must)),
-            plainCell(row.aim, String(row.aim)),
-            measuredCell(row.figure),
-            wordCell(row.outcome),
-          ],
-        })),
-      },
-    ],
+    columns: ['must', 'aim', '8 H200', 'outcome', 'on fewer GPUs or layers: no outcome'],
+    legend: ['Targets were set before anything was measured.', ...legend.lines()],
+    groups,
   });
 }
 
-/** Reasons, each once, with the cells that share it. */
-export function reasonsOf(found: NodeReport): { readonly reason: string; readonly cells: readonly string[] }[] {
-  return distinct(found.notMeasured.map(({ reason }) => reason)).map((reason) => ({
+function standCell({ figure, labels, size, report }: Stand, legend: Legend): DraftCell {
+  legend.add('on fewer GPUs or layers', figure);
+  const cell = measuredCell(figure);
+  const speed = figure.state === 'measured' && figure.unit === 'tokens/s';
+  const stands = [...labels, ...(speed ? ['at the realised acceptance'] : [])].join('; ');
+  return {
+    ...cell,
+    text: figure.state === 'measured' && figure.unit !== '' ? `${cell.text} ${figure.unit}` : cell.text,
+    notes: [`${sizeText(size, report)}: ${stands}; ${placeOf(report)}`],
+  };
+}
+
+const placeOf = ({ run }: NodeReport): string => `bundle ${run.id}, commit ${run.commit.slice(0, 7)}`;
+
+/** Reasons why cells of a part (default: of any) were not measured, each once, with the cells that share it. */
+export function reasonsOf(
+  found: NodeReport,
+  part?: string,
+): { readonly reason: string; readonly cells: readonly string[] }[] {
+  const absent = found.notMeasured.filter(({ group }) => part === undefined || group === part);
+  return distinct(absent.map(({ reason }) => reason)).map((reason) => ({
     reason,
-    cells: found.notMeasured.filter((row) => row.reason === reason).map((row) => row.cell),
+    cells: absent.filter((row) => row.reason === reason).map((row) => row.cell),
   }));
 }

@@ -314,19 +314,29 @@ export function parseReport(json: string, name: string): Report {
  * The report to show. `path` is a report.json, or a folder with one run per subfolder, of which the newest by its own
  * `run.startedAt` is taken (file times do not survive a clone). Null when a folder, or no folder, holds no report.
  */
-export function readReport(path: string): { report: Report; json: string } | null {
+export function readReport(path: string): StoredReport | null {
   if (existsSync(path) && statSync(path).isFile()) return readFile(path);
   if (path.endsWith('.json')) throw new ReportError(`${path} does not exist`);
-  if (!existsSync(path)) return null;
-  const runs = readdirSync(path)
+  return readReports(path)[0] ?? null;
+}
+
+export interface StoredReport {
+  readonly report: Report;
+  /** As it was written, byte for byte. */
+  readonly json: string;
+}
+
+/** All reports of a folder with one run per subfolder, the newest first; none of a single report, or where there is no such folder. */
+export function readReports(path: string): StoredReport[] {
+  if (!existsSync(path) || statSync(path).isFile()) return [];
+  return readdirSync(path)
     .map((entry) => join(path, entry, 'report.json'))
     .filter((file) => existsSync(file))
     .map(readFile)
-    .sort((a, b) => order(a.report.run.startedAt, b.report.run.startedAt) || order(a.report.run.id, b.report.run.id));
-  return runs.at(-1) ?? null;
+    .sort((a, b) => order(b.report.run.startedAt, a.report.run.startedAt) || order(b.report.run.id, a.report.run.id));
 }
 
-function readFile(path: string): { report: Report; json: string } {
+function readFile(path: string): StoredReport {
   const json = readFileSync(path, 'utf8');
   return { report: parseReport(json, path), json };
 }
