@@ -2,7 +2,12 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { benchNode, type NodeBenchOptions, type NodeBenchResult } from '../../../harness/bench/node/bench.ts';
+import {
+  benchNode,
+  type NodeBenchInput,
+  type NodeBenchOptions,
+  type NodeBenchResult,
+} from '../../../harness/bench/node/bench.ts';
 import { FakeClock, FakeMachine, type FakeOptions } from '../../../harness/bench/node/fake.ts';
 import { GROUPS } from '../../../harness/bench/node/plan.ts';
 import { PROFILES } from '../../../harness/bench/node/profile.ts';
@@ -27,6 +32,7 @@ export interface FakeBench {
   readonly options?: Partial<NodeBenchOptions>;
   readonly signal?: AbortSignal;
   readonly patience?: number;
+  readonly about?: Partial<NodeBenchInput['about']>;
 }
 
 export function fakeBench(bench: FakeBench): Promise<NodeBenchResult> {
@@ -41,6 +47,7 @@ export function fakeBench(bench: FakeBench): Promise<NodeBenchResult> {
       commit: 'unknown',
       dirty: false,
       machine: { cpu: 'none', cores: 1, memoryGiB: 1, os: 'none', node: '20', gpus: [] },
+      ...bench.about,
     },
     provenance: () => untoldProvenance('a fake'),
     directory: bench.directory,
