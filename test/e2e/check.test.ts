@@ -5,6 +5,7 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { sampleBench } from '../support/bench-kernels.ts';
 import { editDocument } from '../support/bundle-files.ts';
 import { writeTinyCheckpoint, writeTinySuites } from '../support/tiny-checkpoint.ts';
 import { kilotoken, onlyLine, ROOT } from './cli.ts';
@@ -44,6 +45,34 @@ describe('check', () => {
     const json = JSON.parse((await kilotoken(['check', run, '--json'])).stdout) as { outcome: string; rounds: number };
     expect(json.outcome).toBe('intact');
     expect(json.rounds).toBeGreaterThan(3000);
+  });
+
+  it('judges all that was published by one command', async () => {
+    const whole = join(scratch, 'record');
+    cpSync(run, join(whole, 'run'), { recursive: true });
+    const kernels = join(scratch, 'kernels.json');
+    writeFileSync(kernels, JSON.stringify(sampleBench()));
+    const published = await kilotoken(['publish', kernels, '--to', whole]);
+    expect(published.stdout.trim()).toBe(join(whole, 'bench', '20260101T000000Z-0000000.json'));
+    const done = await kilotoken(['check', '--record', whole]);
+    expect(done.stdout.trimEnd().split('\n')).toEqual([
+      'intact      audit run',
+      'intact      kernel bench bench/20260101T000000Z-0000000.json',
+      '2 of 2 follow from their raw rows, every figure and verdict of them computed anew.',
+    ]);
+    expect(done.code).toBe(0);
+    const changed = sampleBench();
+    changed.raw.operations[0]!.spanUs[0]! += 1;
+    writeFileSync(join(whole, 'bench', '20260101T000000Z-0000000.json'), JSON.stringify(changed));
+    const found = await kilotoken(['check', '--record', whole, '--json']);
+    expect(found.code).toBe(1);
+    const { entries } = JSON.parse(found.stdout) as { entries: { outcome: string; findings: string[] }[] };
+    expect(entries.map(({ outcome }) => outcome)).toEqual(['intact', 'different']);
+    expect(entries[1]!.findings).toEqual(['figures.operations does not follow from the samples']);
+    const nothing = await kilotoken(['check']);
+    expect(nothing.code).toBe(2);
+    expect(onlyLine(nothing)).toMatch(/name one bundle, or --record/);
+    rmSync(whole, { recursive: true });
   });
 
   it('refutes a changed one by name, and refuses what is none in one line', async () => {

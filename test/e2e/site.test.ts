@@ -10,6 +10,7 @@ import { pathToFileURL } from 'node:url';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Measured, Report } from '../../harness/report/schema.ts';
+import { sampleBench } from '../support/bench-kernels.ts';
 import { all, byId, descendants, type Element, parseHtml, textOf } from '../support/html.ts';
 import { sampleReport } from '../support/sample-report.ts';
 import { buildSite, type SiteBuild, siteWorkshop } from '../support/site-build.ts';
@@ -420,14 +421,43 @@ describe('the document', () => {
 });
 
 describe('other inputs', () => {
-  test('of a folder of runs the newest is shown, and the build is the same to the byte', {
+  test('of a folder of runs the newest is shown, and each has a page', {
     timeout: BUILD_LIMIT,
   }, async () => {
     publish('many', 'newest', report);
-    publish('many', 'older', { ...report, run: { ...report.run, title: 'Older', startedAt: '2025-01-01T00:00:00Z' } });
+    publish('many', 'older', {
+      ...report,
+      run: { ...report.run, id: 'older', title: 'Older', startedAt: '2025-01-01T00:00:00Z' },
+    });
     const again = await buildSite(join(home, 'many'), join(home, 'page-two'));
     expect(again.code, again.output).toBe(0);
-    expect(again.html === built.html).toBe(true);
+    const several = parseHtml(again.html);
+    for (const id of ['verdicts', 'acceptance', 'speed', 'run', 'claims', 'glossary', 'files'])
+      expect(textOf(byId(several, id)), id).toBe(textOf(byId(page, id)));
+    expect(readFileSync(join(again.folder, 'report.json'), 'utf8')).toBe(
+      readFileSync(join(home, 'many', 'newest', 'report.json'), 'utf8'),
+    );
+    // Every run has a page of its own, and the list says what it is of, the newest first.
+    const rows = all(byId(several, 'audits'), 'tr').slice(1);
+    expect(rows.map((tr) => all(tr, 'a')[0]!.attributes.get('href'))).toEqual([
+      `audit/${report.run.id}.html`,
+      'audit/older.html',
+    ]);
+    expect(textOf(rows[1]!)).toContain('sample-nano');
+    const older = readFileSync(join(again.folder, 'audit', 'older.html'), 'utf8');
+    expect(older).not.toMatch(/<script|https?:\/\/(?!www\.w3\.org)/);
+    const own = parseHtml(older);
+    expect(textOf(all(own, 'h1')[0]!)).toBe('Older');
+    expect(textOf(byId(own, 'verdicts'))).toBe(textOf(byId(page, 'verdicts')));
+    expect(all(own, 'a').map((a) => a.attributes.get('href'))).toEqual(
+      expect.arrayContaining(['../index.html', 'older.json']),
+    );
+    expect(JSON.parse(readFileSync(join(again.folder, 'audit', 'older.json'), 'utf8'))).toMatchObject({
+      run: { title: 'Older' },
+    });
+    const ids = descendants(own).flatMap((e) => e.attributes.get('id') ?? []);
+    for (const link of all(own, 'a').map((a) => a.attributes.get('href') ?? ''))
+      if (link.startsWith('#')) expect(ids).toContain(link.slice(1));
   });
 
   test('texts of a report stay texts, wherever they are put', { timeout: BUILD_LIMIT }, async () => {
@@ -562,38 +592,72 @@ describe.skipIf(!CHROMIUM)('opened from disk in chromium, scripts off', () => {
   });
 });
 
-describe('node benchmarks', () => {
-  test('each has a page of its own, with its labels, and the index names it', { timeout: BUILD_LIMIT }, async () => {
+describe('node and kernel benchmarks', () => {
+  test('each has a page of its own, parts stand together on one, and the index names them', {
+    timeout: BUILD_LIMIT,
+  }, async () => {
     const nodes = join(home, 'nodes');
+    const kernels = join(home, 'kernels');
     mkdirSync(nodes, { recursive: true });
+    mkdirSync(kernels, { recursive: true });
     const { fakeBench } = await import('../cpu/node/support.ts');
     await fakeBench({ directory: join(nodes, 'one') });
+    const about = { id: 'alone', startedAt: '2026-11-22T00:00:00.000Z', commit: 'c0ffee0123' };
+    await fakeBench({ directory: join(nodes, 'two'), about, options: { groups: ['collectives'] } });
+    writeFileSync(join(kernels, 'k.json'), JSON.stringify(sampleBench()));
     process.env.KILOTOKEN_NODE = nodes;
+    process.env.KILOTOKEN_KERNELS = kernels;
     try {
       const site = await buildSite(join(home, 'runs'), join(home, 'page-node'));
       expect(site.code, site.output).toBe(0);
-      const index = parseHtml(site.html);
-      const links = all(byId(index, 'node'), 'a').map((link) => link.attributes.get('href'));
-      expect(links).toEqual(['node/test.html']);
-      const html = readFileSync(join(site.folder, 'node', 'test.html'), 'utf8');
-      const own = parseHtml(html);
-      expect(html).not.toMatch(/<script|https?:\/\/(?!www\.w3\.org)/);
+      const read = (path: string): Element => {
+        const html = readFileSync(join(site.folder, path), 'utf8');
+        expect(html).not.toMatch(/<script|https?:\/\/(?!www\.w3\.org)/);
+        const root = parseHtml(html);
+        const ids = descendants(root).flatMap((e) => e.attributes.get('id') ?? []);
+        expect(new Set(ids).size).toBe(ids.length);
+        for (const link of all(root, 'a').map((a) => a.attributes.get('href') ?? ''))
+          if (link.startsWith('#')) expect(ids).toContain(link.slice(1));
+        return root;
+      };
+      const links = all(byId(parseHtml(site.html), 'node'), 'a').map((link) => link.attributes.get('href') ?? '');
+      expect(links.filter((link) => !link.startsWith('#'))).toEqual(['node.html', 'node/alone.html', 'node/test.html']);
+      const own = read('node/test.html');
       for (const id of ['cells-headline', 'cells-ablation', 'cells-context', 'cells-block', 'cells-gpus']) {
         const text = textOf(byId(own, id));
         expect(text).toContain('synthetic weights');
         expect(text).toContain('4 of 8 GPUs');
       }
+      expect(textOf(byId(own, 'targets'))).toContain('8 GPUs: not yet measured');
       expect(textOf(byId(own, 'targets-table')).match(/not yet measured/g)!.length).toBeGreaterThanOrEqual(16);
       expect(textOf(byId(own, 'projections-table'))).toContain('projection');
+      expect(textOf(byId(own, 'projections-table'))).toContain('tokens a round / (mean step x');
       expect(textOf(byId(own, 'exposed-table'))).toContain('4 of 8 GPUs');
       expect(textOf(byId(own, 'collectives-table'))).toContain('NCCL');
       expect(all(own, 'svg').length).toBeGreaterThan(0);
+      // A part alone says what it is not, and has no empty tables.
+      const alone = read('node/alone.html');
+      expect(textOf(byId(alone, 'absent'))).toMatch(/not asked for: headline; .*block size/);
+      expect(textOf(byId(alone, 'collectives'))).toContain('4 of 8 GPUs');
+      expect(descendants(alone).some((e) => e.attributes.get('id') === 'cells-headline')).toBe(false);
+      // Each part names its own bundle and commit.
+      const parts = read('node.html');
+      expect(textOf(byId(parts, 'collectives'))).toContain('Bundle alone');
+      expect(textOf(byId(parts, 'collectives'))).toMatch(/commit c0ffee0.*Also in test/s);
+      expect(textOf(byId(parts, 'context'))).toContain('4 x Fake GPU, 66 layers. Bundle test');
+      expect(textOf(byId(parts, 'context'))).toContain('131,072 positions');
+      const bench = read('kernels/k.html');
+      expect(textOf(byId(bench, 'operations-table'))).toMatch(/QKV, FP8.*peer: two, graph.*1\.60/s);
+      expect(textOf(byId(bench, 'peers'))).toContain('Left out');
+      expect(textOf(byId(bench, 'layer-table'))).toContain('1.25');
     } finally {
       delete process.env.KILOTOKEN_NODE;
+      delete process.env.KILOTOKEN_KERNELS;
     }
   });
 
   test('beside a single report there is none', () => {
-    expect(existsSync(join(built.folder, 'node'))).toBe(false);
+    for (const name of ['node', 'node.html', 'kernels', 'audit'])
+      expect(existsSync(join(built.folder, name)), name).toBe(false);
   });
 });

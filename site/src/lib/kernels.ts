@@ -169,6 +169,68 @@ function timeCell({ median, least, most, samples }: Summary): DraftCell {
 
 const shareCell = (share: number): DraftCell => plainCell(share, fixed(share, 3));
 
+/** Set before anything was measured; of the read ceiling of the same run, weights streamed, 8 rows. */
+const TARGETS = [
+  { op: 'expert-pair', experts: 60, must: 0.85, aim: 0.95 },
+  { op: 'qkv', experts: null, must: 0.86, aim: 0.92 },
+  { op: 'o', experts: null, must: 0.8, aim: 0.88 },
+] as const;
+const LAYER_TARGET = { must: 1.3, aim: 1.15 };
+
+/** How far a figure is from what was set before. */
+export function kernelTargetTable({ figures: { operations, layers } }: KernelBench): Table {
+  const outcome = (reaches: (mark: number) => boolean, { must, aim }: typeof LAYER_TARGET): string =>
+    reaches(aim) ? 'aim reached' : reaches(must) ? 'must reached' : 'missed';
+  const row = (
+    head: string,
+    target: typeof LAYER_TARGET,
+    value: number | undefined,
+    better: 'more' | 'less',
+    ratio: number | null,
+  ) => ({
+    head,
+    cells: [
+      plainCell(target.must, String(target.must)),
+      plainCell(target.aim, String(target.aim)),
+      value === undefined ? wordCell('not yet measured') : plainCell(value, fixed(value, 3)),
+      wordCell(
+        value === undefined
+          ? 'not yet measured'
+          : outcome((mark) => (better === 'more' ? value >= mark : value <= mark), target),
+      ),
+      ratio === null ? wordCell('none') : plainCell(ratio, fixed(ratio, 2)),
+    ],
+  });
+  const layer = layers.find(({ m }) => m === 8);
+  return finish({
+    corner: '8 rows, one rank of eight',
+    columns: ['must', 'aim', 'measured', 'outcome', "fastest peer's time over ours"],
+    legend: [
+      'Operations as a share of the read ceiling, weights streamed; the layer as its time over that of its bytes at the read ceiling.',
+    ],
+    groups: [
+      {
+        title: '',
+        rows: [
+          ...TARGETS.flatMap((target) => {
+            const found = operations.filter(
+              ({ op, experts, m, arrangement }) =>
+                op === target.op && experts === target.experts && m === 8 && arrangement === 'stream',
+            );
+            const name = `${nameOf(target.op)}${withExperts(target.experts)}`;
+            return found.length === 0
+              ? [row(name, target, undefined, 'more', null)]
+              : found.map(({ weights: as, share, peer }) =>
+                  row(`${name}, ${WEIGHTS[as] ?? as}`, target, share, 'more', peer?.ratio ?? null),
+                );
+          }),
+          row('a layer, times its bytes', LAYER_TARGET, layer?.timesItsBytes, 'less', null),
+        ],
+      },
+    ],
+  });
+}
+
 /** The stack's operations beside the fastest peer whose weights are no narrower. */
 export function operationTable({ figures: { operations } }: KernelBench): Table {
   const keys = distinct(

@@ -34,6 +34,14 @@ export const PART_TITLES: Readonly<Record<PartId, string>> = {
   collectives: 'The all-reduce alone',
 };
 
+/** Said once beside a part. */
+export const PART_NOTES: Readonly<Partial<Record<PartId, string>>> = {
+  headline: 'A step reads one block of tokens. Its bytes count every weight of the node once, in its stored format.',
+  routing: 'Shared by: how far tokens at neighbouring positions choose experts alike; 0 is independent.',
+  layers: 'With clocks of every operation, which cost time themselves: these add up to more than a step without them.',
+  collectives: "Sums of all GPUs inside the kernel, each call made of the one before; beside it NCCL's.",
+};
+
 /** Comparisons between cells of one part. */
 const COMPARED: Readonly<Partial<Record<PartId, RegExp>>> = {
   ablation: /^(speculation$|persistent-|graph-ops-|formats-)/,
