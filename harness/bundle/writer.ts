@@ -12,7 +12,7 @@ import { canonicalJson } from '../suite/canonical.ts';
 import { headDigest } from './digests.ts';
 import { makeFolder, writeDocument, writeWhole } from './disk.ts';
 import type { Provenance } from './provenance.ts';
-import { RowFile } from './row-file.ts';
+import { RowFileSet } from './row-file-set.ts';
 import {
   EventRow,
   FaultRow,
@@ -42,12 +42,6 @@ export const ROW_SCHEMAS = {
 
 export type RowFileName = keyof typeof ROW_SCHEMAS;
 export const ROW_FILES = Object.keys(ROW_SCHEMAS) as RowFileName[];
-type RowOf<N extends RowFileName> = z.infer<(typeof ROW_SCHEMAS)[N]>;
-
-type RowFiles = { [N in RowFileName]: RowFile<RowOf<N>> };
-
-/** Rows wait at most so long to be written, milliseconds. */
-const FLUSH_MS = 1_000;
 
 /** What an engine's rounds added up to. `run-end` carries one a name, counted as the rows went by. */
 export interface EngineCounters {
@@ -68,10 +62,9 @@ export class RunWriter {
   readonly #head: ManifestHead;
   readonly #now: () => bigint;
   readonly #origin: bigint;
-  readonly #files: RowFiles;
+  readonly #files: RowFileSet<typeof ROW_SCHEMAS>;
   readonly #counters: Record<string, EngineCounters> = {};
   readonly #engineOf = new Map<string, string>();
-  #flushed: number;
 
   /**
    * `directory` must not hold a run already. `now`: monotonic nanoseconds; its reading at this moment is 0 of every `t_ns`.
@@ -88,14 +81,9 @@ export class RunWriter {
     makeFolder(directory);
     writePlan(directory, head.plan);
     const manifest = this.#writeManifest('running', 0, null, []);
-    const entries = ROW_FILES.map((name) => {
-      const schema = ROW_SCHEMAS[name] as z.ZodType;
-      return [name, new RowFile(join(directory, `${name}.gz`), name, schema)];
-    });
-    this.#files = Object.fromEntries(entries) as RowFiles;
-    for (const row of prompts) this.#append('prompts.jsonl', row);
+    this.#files = new RowFileSet(directory, ROW_SCHEMAS);
+    for (const row of prompts) this.#files.append('prompts.jsonl', row);
     this.event({ t_ns: 0, kind: 'run-start', run: manifest.id, head: headDigest(manifest) });
-    this.#flushed = performance.now();
     this.flush();
   }
 
@@ -106,14 +94,14 @@ export class RunWriter {
 
   session(row: SessionRow): void {
     this.#engineOf.set(row.session, row.engine);
-    this.#append('sessions.jsonl', row);
+    this.#files.append('sessions.jsonl', row);
   }
 
   round(row: RoundRow): void {
     const engine = this.#engineOf.get(row.session) ?? 'unknown';
     this.#counters[engine] ??= { rounds: 0, drafted: 0, accepted: 0, committed: 0 };
     const counters = this.#counters[engine];
-    this.#append('rounds.jsonl', row);
+    this.#files.append('rounds.jsonl', row);
     counters.rounds += 1;
     counters.drafted += row.drafted.length;
     counters.accepted += row.accepted;
@@ -123,31 +111,24 @@ export class RunWriter {
 
   fault(row: FaultRow): void {
     this.#engineOf.delete(row.session);
-    this.#append('faults.jsonl', row);
+    this.#files.append('faults.jsonl', row);
   }
 
   timing(row: TimingRow): void {
-    this.#append('timings.jsonl', row);
+    this.#files.append('timings.jsonl', row);
   }
 
   telemetry(row: TelemetryRow): void {
-    this.#append('telemetry.jsonl', row);
+    this.#files.append('telemetry.jsonl', row);
   }
 
   event(row: EventRow): void {
-    this.#append('events.jsonl', row);
+    this.#files.append('events.jsonl', row);
   }
 
   /** Everything taken so far is on disk afterwards. */
   flush(): void {
-    try {
-      for (const name of ROW_FILES) this.#files[name].flush();
-    } catch (error) {
-      // Rows name rows of the files before theirs: after a hole in one, none but the events go on, which name nobody.
-      for (const name of ROW_FILES) if (name !== 'events.jsonl') this.#files[name].stop();
-      throw error;
-    }
-    this.#flushed = performance.now();
+    this.#files.flush();
   }
 
   /** The last rows, then the manifest with their digests. Call once, whatever happened. */
@@ -157,15 +138,9 @@ export class RunWriter {
       this.event({ t_ns: ended, kind: 'run-end', status, counters: this.#counters });
       this.flush();
     } finally {
-      for (const name of ROW_FILES) this.#files[name].close();
+      this.#files.close();
     }
-    const files = ROW_FILES.map((name) => this.#files[name].describe());
-    this.#writeManifest(status, ended / 1e9, foreignCores, files);
-  }
-
-  #append<N extends RowFileName>(name: N, row: RowOf<N>): void {
-    const full = this.#files[name].append(row);
-    if (full || performance.now() - this.#flushed > FLUSH_MS) this.flush();
+    this.#writeManifest(status, ended / 1e9, foreignCores, this.#files.describe());
   }
 
   #writeManifest(status: Manifest['status'], seconds: number, foreignCores: number | null, files: RunFile[]): Manifest {

@@ -5,10 +5,9 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { z } from 'zod';
 import { digestOf } from '../../bundle/digests.ts';
 import { makeFolder, writeDocument, writeWhole } from '../../bundle/disk.ts';
-import { RowFile } from '../../bundle/row-file.ts';
+import { RowFileSet } from '../../bundle/row-file-set.ts';
 import type { RunFile } from '../../bundle/rows.ts';
 import { InputError } from '../../engine.ts';
 import { GpuLookRow } from '../../measure/gpus.ts';
@@ -20,23 +19,16 @@ import {
   type FloorRow,
   type GenerationRow,
   type ModelRow,
-  NODE_ROW_FILES,
   NODE_ROW_SCHEMAS,
   NODE_SCHEMA_ID,
   NodeManifest,
   type NodeRoundRow,
-  type NodeRowFileName,
   type TelemetryRow,
   type TraceRow,
 } from './rows.ts';
 
-type RowOf<N extends NodeRowFileName> = z.infer<(typeof NODE_ROW_SCHEMAS)[N]>;
-
 /** A manifest as it is known before the first token. */
 export type NodeManifestHead = Omit<NodeManifest, '$schema' | 'schema' | 'status' | 'seconds' | 'files' | 'planDigest'>;
-
-/** Rows wait at most so long to be written, milliseconds. */
-const FLUSH_MS = 1_000;
 
 /** What `run-start` carries: the digest of all that a manifest says before the first token. */
 export function nodeHeadDigest({ $schema, status, seconds, files, ...head }: NodeManifest): string {
@@ -49,9 +41,8 @@ export class NodeWriter {
   readonly #planDigest: string;
   readonly #now: () => bigint;
   readonly #origin: bigint;
-  readonly #files: { [N in NodeRowFileName]: RowFile<RowOf<N>> };
+  readonly #files: RowFileSet<typeof NODE_ROW_SCHEMAS>;
   readonly #counters = { generations: 0, rounds: 0, tokens: 0 };
-  #flushed: number;
 
   /** `directory` must not hold a run already. `now`: monotonic nanoseconds; its reading at this moment is 0 of every `t_ns`. */
   constructor(directory: string, head: NodeManifestHead, plan: NodePlan, now: () => bigint) {
@@ -65,13 +56,8 @@ export class NodeWriter {
     makeFolder(directory);
     writeWhole(join(directory, 'plan.json'), canonicalJson(plan));
     const manifest = this.#writeManifest('running', 0, []);
-    const entries = NODE_ROW_FILES.map((name) => {
-      const schema = NODE_ROW_SCHEMAS[name] as z.ZodType;
-      return [name, new RowFile(join(directory, `${name}.gz`), name, schema)];
-    });
-    this.#files = Object.fromEntries(entries);
+    this.#files = new RowFileSet(directory, NODE_ROW_SCHEMAS);
     this.event({ t_ns: 0, kind: 'run-start', run: head.id, head: nodeHeadDigest(manifest) });
-    this.#flushed = performance.now();
     this.flush();
   }
 
@@ -81,33 +67,33 @@ export class NodeWriter {
   }
 
   floor(row: FloorRow): void {
-    this.#append('floors.jsonl', row);
+    this.#files.append('floors.jsonl', row);
   }
 
   model(row: ModelRow): void {
-    this.#append('models.jsonl', row);
+    this.#files.append('models.jsonl', row);
   }
 
   /** A generation with all of its rounds and traces; `row.rounds`, `row.tokens` and `row.traced` count them. */
   generation(row: GenerationRow, rounds: readonly NodeRoundRow[], traces: readonly TraceRow[]): void {
-    for (const round of rounds) this.#files['rounds.jsonl'].append(round);
-    for (const trace of traces) this.#files['traces.jsonl'].append(trace);
+    for (const round of rounds) this.#files.hold('rounds.jsonl', round);
+    for (const trace of traces) this.#files.hold('traces.jsonl', trace);
     this.#counters.generations += 1;
     this.#counters.rounds += rounds.length;
     this.#counters.tokens += row.tokens;
-    this.#append('generations.jsonl', row);
+    this.#files.append('generations.jsonl', row);
   }
 
   collective(row: CollectiveRow): void {
-    this.#append('collectives.jsonl', row);
+    this.#files.append('collectives.jsonl', row);
   }
 
   telemetry(row: TelemetryRow): void {
-    this.#append('telemetry.jsonl', row);
+    this.#files.append('telemetry.jsonl', row);
   }
 
   event(row: EventRow): void {
-    this.#append('events.jsonl', row);
+    this.#files.append('events.jsonl', row);
   }
 
   look(row: GpuLookRow): void {
@@ -115,13 +101,7 @@ export class NodeWriter {
   }
 
   flush(): void {
-    try {
-      for (const name of NODE_ROW_FILES) this.#files[name].flush();
-    } catch (error) {
-      for (const name of NODE_ROW_FILES) if (name !== 'events.jsonl') this.#files[name].stop();
-      throw error;
-    }
-    this.#flushed = performance.now();
+    this.#files.flush();
   }
 
   /** The last rows, then the manifest with their digests. Call once, whatever happened. */
@@ -131,18 +111,9 @@ export class NodeWriter {
       this.event({ t_ns: ended, kind: 'run-end', status, ...this.#counters });
       this.flush();
     } finally {
-      for (const name of NODE_ROW_FILES) this.#files[name].close();
+      this.#files.close();
     }
-    this.#writeManifest(
-      status,
-      ended / 1e9,
-      NODE_ROW_FILES.map((name) => this.#files[name].describe()),
-    );
-  }
-
-  #append<N extends NodeRowFileName>(name: N, row: RowOf<N>): void {
-    const full = this.#files[name].append(row);
-    if (full || performance.now() - this.#flushed > FLUSH_MS) this.flush();
+    this.#writeManifest(status, ended / 1e9, this.#files.describe());
   }
 
   #writeManifest(status: NodeManifest['status'], seconds: number, files: RunFile[]): NodeManifest {
