@@ -52,9 +52,15 @@ export function printNodeReport(report: NodeReport): void {
     );
   }
   if (report.collectives !== undefined) printCollectives(report.collectives);
-  print('');
-  print(paint('bold', 'Compared'));
-  print(comparisonTable(report.comparisons));
+  // A ratio with a cell that this run has not stands in report.json.
+  const compared = report.comparisons.filter(
+    ({ figure }) => figure.state === 'measured' || !figure.reason.endsWith('was not measured'),
+  );
+  if (compared.length > 0) {
+    print('');
+    print(paint('bold', 'Compared'));
+    print(comparisonTable(compared));
+  }
   if (report.projections.length > 0) {
     print('');
     print(paint('bold', 'Projections, not measured'));

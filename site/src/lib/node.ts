@@ -322,14 +322,14 @@ export function targetTable(reports: readonly NodeReport[]): Table {
   const groups = [
     {
       title: '',
-      rows: targetsOf(reports).map(({ target, measuredIn, elsewhere }) => ({
+      rows: targetsOf(reports).map(({ target, measured: here, elsewhere }) => ({
         head: target.unit === '' || target.unit === 'x' ? target.name : `${target.name}, ${target.unit}`,
         cells: [
           plainCell(target.must, String(target.must)),
           plainCell(target.aim, String(target.aim)),
-          measuredIn === null
+          here === null
             ? wordCell('not yet measured', 'not yet measured on 8 x H200 with all 70 layers')
-            : { ...measuredCell(target.figure), notes: [placeOf(measuredIn)] },
+            : { ...measuredCell(target.figure), notes: [[...here.labels, placeOf(here.report)].join('; ')] },
           wordCell(target.outcome),
           elsewhere === null ? wordCell('not yet measured') : standCell(elsewhere, legend),
         ],

@@ -181,7 +181,7 @@ function standIn(target: NodeTarget['id'], report: NodeReport): Stand | null {
 export interface TargetRow {
   /** With the outcome of the run that measured it on 8 GPUs; of the newest run where none did. */
   readonly target: NodeTarget;
-  readonly measuredIn: NodeReport | null;
+  readonly measured: Pick<Stand, 'labels' | 'report'> | null;
   /** The same quantity on fewer GPUs or layers; it reaches and misses nothing. */
   readonly elsewhere: Stand | null;
 }
@@ -198,7 +198,8 @@ export function targetsOf(reports: readonly NodeReport[]): TargetRow[] {
     });
     return {
       target: found?.targets.find(({ id }) => id === known.id) ?? known,
-      measuredIn: found ?? null,
+      measured:
+        found === undefined ? null : { report: found, labels: standIn(known.id, found)?.labels ?? labelsOf(found) },
       elsewhere: stands.sort(order)[0] ?? null,
     };
   });
