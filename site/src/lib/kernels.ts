@@ -334,14 +334,15 @@ export function peerTable({ figures: { peers } }: KernelBench): Table {
   });
 }
 
-/** Reasons why peers were left out, each once, with what it kept out. */
+/** Reasons why peers were left out, each once, with what it kept out: peer, matrix, rows of a step, mode, as far as the run says. */
 export function leftOutOf({ leftOut }: KernelBench): { readonly why: string; readonly what: readonly string[] }[] {
-  const nameOf = ({ why, ...rest }: { why: string }): string =>
-    Object.values(rest)
-      .filter((value) => value !== null)
-      .join(' ');
+  const named = (row: Readonly<Record<string, unknown>>): string => {
+    const on = typeof row.matrix === 'string' ? `on ${nameOf(row.matrix)}` : undefined;
+    const rows = typeof row.m === 'number' ? `${row.m} ${row.m === 1 ? 'row' : 'rows'}` : undefined;
+    return [row.peer, on, rows, row.mode].filter((word) => typeof word === 'string').join(' ');
+  };
   return distinct(leftOut.map(({ why }) => why)).map((why) => ({
     why,
-    what: distinct(leftOut.filter((row) => row.why === why).map(nameOf)).filter((name) => name !== ''),
+    what: distinct(leftOut.filter((row) => row.why === why).map((row) => named(row))).filter((name) => name !== ''),
   }));
 }

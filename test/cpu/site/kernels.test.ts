@@ -51,7 +51,15 @@ test('an operation stands beside its peer; targets are missed, reached, or not y
   bench.figures.operations[0]!.share = 0.93;
   bench.figures.layers[0]!.timesItsBytes = 1.31;
   expect(outcomes(bench)).toMatchObject([{}, ['QKV, FP8', 0.93, 'aim reached'], {}, [{}, 1.31, 'missed']]);
-  expect(leftOutOf(bench)).toHaveLength(1);
+  const leftOut = [
+    { why: 'no time left', peer: 'two', matrix: 'qkv', m: 8, experts: null, mode: 'graph', shape: { k: 1 } },
+    { why: 'no time left', peer: 'two', matrix: 'o', m: 1, experts: null, mode: 'graph' },
+    { why: 'no folder was named', peer: 'Humming' },
+  ];
+  expect(leftOutOf({ ...bench, leftOut })).toEqual([
+    { why: 'no time left', what: ['two on QKV 8 rows graph', 'two on O 1 row graph'] },
+    { why: 'no folder was named', what: ['Humming'] },
+  ]);
 });
 
 test('what cannot be shown is refused with its place; the newest stands first; no folder, none', () => {
