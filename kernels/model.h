@@ -66,7 +66,8 @@ struct InputBuffers {
 struct Workspace {
   InputBuffers inputs[kReaders];
   std::map<std::tuple<int, int, int, int>, Device<float>> parts;  // by tiling: tiles, slices, pages, blocks
-  Device<float> residual, squares, q, partial, logits, draft_logits;
+  Device<float> residual, squares, partial, logits, draft_logits;
+  Device<uint16_t> q;
   Device<float> inbox, outbox;  // Comm
   Device<uint64_t> best;        // Comm
   Device<uint8_t> h;

@@ -56,9 +56,12 @@ struct Divisor {
 inline Divisor divisor(uint32_t by) {
   uint32_t bits = 0;
   while ((uint64_t{1} << bits) < by) ++bits;
-  return {static_cast<uint32_t>((uint64_t{1} << (31 + bits)) / by + 1), 31 + bits};
+  return {static_cast<uint32_t>((uint64_t{1} << (31 + bits)) / by + 1), bits};
 }
-KT_HD inline int operator/(int n, const Divisor& by) { return static_cast<int>(static_cast<uint64_t>(static_cast<uint32_t>(n)) * by.magic >> by.shift); }
+// Of twice the numerator only the upper half of the product is needed: one instruction for it and one for the shift.
+KT_HD inline int operator/(int n, const Divisor& by) {
+  return static_cast<int>(static_cast<uint32_t>(static_cast<uint64_t>(static_cast<uint32_t>(n) * 2u) * by.magic >> 32) >> by.shift);
+}
 
 // One matrix: `rows` and `k` padded up to whole tiles and pages by zeros.
 struct Tiling {
@@ -108,6 +111,29 @@ KT_HD constexpr uint8_t second_bits(uint8_t code) {
   return static_cast<uint8_t>((code & 8) << 2 | (code & 4) << 4 | (code & 3));
 }
 
+// --- caches and queries as attention over the cache reads them (ops/attention_cache.cuh). Layers with a short window keep rows in order (ops/attention_window.cuh).
+
+// A row of keys or values is BF16; 16 bytes j of it lie at j ^ (position % 8), so that eight rows spread over all banks of shared memory.
+KT_HD constexpr int cache_chunk(int position, int chunk) { return chunk ^ (position & 7); }
+// Element `d` (a pair lies together) of a row.
+KT_HD constexpr int cache_element(int position, int d) { return cache_chunk(position, d / 8) * 8 + d % 8; }
+
+// Keys of a chunk for a row whose last visible position is `last`. A function of the row's own position, so that a row's sums are cut in the same places whoever
+// is with it; chunks lie at absolute positions.
+KT_HD constexpr int chunk_keys(int last, int window) { return kKeyBlock * (1 + (window > 0 && window < last ? window : last) / kChunkSpan); }
+// How many chunks partial results have room for, in a context of `positions`.
+KT_HD constexpr int chunk_places(int positions) { return (positions - 1) / kKeyBlock + 1 < kMostChunks ? (positions - 1) / kKeyBlock + 1 : kMostChunks; }
+
+// Query heads of a key/value head in groups of sixteen, the last one with what is left.
+KT_HD constexpr int groups_of_kv(int q_heads, int kv_heads) { return (q_heads / kv_heads + kGroupHeads - 1) / kGroupHeads; }
+KT_HD constexpr size_t query_elements(int q_heads, int kv_heads, int head_dim) {
+  return static_cast<size_t>(kv_heads) * groups_of_kv(q_heads, kv_heads) * 2 * kRows * kGroupHeads * head_dim;
+}
+// Of a pair of dimensions d, d + 1 of head `head` of a group: BF16 [group][high, low][row] of mma.m16n8k16 fragments [k / 16][lane][8 elements], a row of the matrix a head.
+KT_HD constexpr size_t query_index(int group, int part, int row, int head, int d, int head_dim) {
+  return (static_cast<size_t>(group * 2 + part) * kRows + row) * kGroupHeads * head_dim + (d / 16 * 32 + head % 8 * 4 + d % 8 / 2) * 8 + (d / 8 % 2 * 2 + head / 8) * 2;
+}
+
 // --- inputs of a step in global memory, as the matrix products read them: 8 rows, 16 bytes of k each
 
 KT_HD constexpr int e4m3_input_offset(int row, int k) { return (k / 16) * 128 + row * 16 + k % 16; }
@@ -116,6 +142,9 @@ KT_HD constexpr int bf16_input_index(int row, int k) { return (k / 8) * 64 + row
 // h of one 64-k slice of one expert: codes, then scales [2 of 32 k][8 rows] (binary32, times code_unit and the router's weight).
 inline constexpr int kDownInputBytes = 64 * kRows + 2 * kRows * 4;
 KT_HD constexpr int down_input_offset(int row, int k) { return (k / 16) * 128 + row * 16 + k % 16; }
+
+// --- the cache of values of layers with a short window: sixteen bytes `j` of the row at `position` lie at this place, so that eight rows spread over all banks
+KT_HD constexpr int window_chunk(int position, int j) { return j ^ (position & 7); }
 
 // --- who does what in a linear: pages in the order [slice][tile][page] are dealt out evenly, so a unit (one tile over one slice of k) can be
 // summed by several blocks, a piece each
@@ -135,6 +164,7 @@ KT_HD inline int owner_of(const Tiling& t, int page) { return ((page + 1) * t.bl
 // A part: binary32 [8 rows of the step][64 rows of the tile], the sum of a piece. The piece of `unit` that `block` makes lies at place unit + block; the
 // pieces of a unit are neighbours, in the order of k.
 inline constexpr int kPartFloats = kRows * kTileRows;
+inline constexpr int kMostPieces = 4;  // of a unit whose readers take all at once
 
 struct Pieces {
   int first, count;

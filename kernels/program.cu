@@ -116,9 +116,10 @@ class ProgramBuilder {
     linear(layer.qkv, Reader::kQkv, last());
     const Inputs out = inputs(Reader::kO, layer.o.format);
     const float value_scale = draft ? m_.draft.value_scale : m_.target.value_scale;
-    if (!draft && a.window > 0 && a.window <= 128 && a.head_dim == 192 && a.q_heads <= m_.blocks) {
+    const Tiling& qkv = layer.qkv.tiling;
+    if (!draft && a.window > 0 && a.window <= 128 && a.head_dim == 192 && a.q_heads <= m_.blocks && qkv.slices == 1 && qkv.most <= kMostPieces) {
       add(Op::kAttendWindow, -1, a.q_heads).window = {parts_, norm, keys, values, layer.sinks.get(), layer.turns, out, value_scale,
-                                                      a.q_heads, a.kv_heads, places, a.window};
+                                                      a.q_heads, a.kv_heads, places, a.window, divisor(static_cast<uint32_t>(a.q_heads / a.kv_heads))};
     } else {
       QkvArgs& q = add(Op::kQkv, -1, a.q_heads + 2 * a.kv_heads).qkv;
       q.parts = parts_;
@@ -136,22 +137,21 @@ class ProgramBuilder {
       q.head_dim = a.head_dim;
       q.sets = 1;
       q.max_context = places;
-      const bool chunked = a.window == 0 && !draft;
       AttendArgs t{};
       t.q = w_.q.get();
       t.keys = keys;
       t.values = values;
       t.sinks = layer.sinks.get();
       t.out = out;
-      t.partial = chunked ? w_.partial.get() : nullptr;
+      t.partial = w_.partial.get();
       t.q_heads = a.q_heads;
       t.kv_heads = a.kv_heads;
       t.head_dim = a.head_dim;
       t.max_context = places;
       t.window = a.window;
       t.both_ways = draft;
-      add(Op::kAttend, last(), chunked ? 0 : a.q_heads).attend = t;
-      if (chunked) add(Op::kCombine, last(), a.q_heads).attend = t;
+      add(Op::kAttend, last()).attend = t;
+      add(Op::kCombine, last(), a.q_heads * kRows).attend = t;
     }
     linear(layer.o, Reader::kO, last());
   }

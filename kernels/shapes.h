@@ -31,7 +31,10 @@ inline constexpr int kDownK = 64;         // k of one unit of the down projectio
 inline constexpr int kMaxDownUnits = 3;   // units a block accumulates at a time
 inline constexpr int kRotary = 64;        // dimensions that RoPE turns, in target and draft
 inline constexpr int kValueDim = 128;     // of a head
-inline constexpr int kChunkKeys = 128;    // of a unit of attention that is cut at absolute positions
+inline constexpr int kKeyBlock = 64;      // keys that attention over the cache takes at a time, at absolute positions
+inline constexpr int kGroupHeads = 16;    // query heads of a key/value head that share one fetch of its keys and values
+inline constexpr int kChunkSpan = 8192;   // positions after which chunks of keys grow by a block: at most 128 of them in any context, a multiprocessor each
+inline constexpr int kMostChunks = kChunkSpan / kKeyBlock + 4;  // that a step sees; four more for windows, which begin anywhere
 inline constexpr int kPartialFloats = kValueDim + 4;  // its result: weighted sums, the largest score, the sum of exponentials, padding
 
 }  // namespace kilotoken::stack

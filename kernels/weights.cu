@@ -346,12 +346,11 @@ void Model::load_toy(const ToyTables& toy) {
 
 void Model::size_workspace() {
   const int hidden = target.hidden, vocab = target.vocab, tiles = is_toy ? 1 : (vocab + kTileRows - 1) / kTileRows;
-  int q_values = 0, h_slices = 0;
-  size_t partial = 0;
-  const int chunks = (target.max_context + kRows) / kChunkKeys + 1;
+  int h_slices = 0;
+  size_t q_elements = 0, partial = 0;
   const auto attention = [&](const AttentionShape& a) {
-    q_values = std::max(q_values, a.q_heads * a.head_dim);
-    if (a.window == 0) partial = std::max(partial, static_cast<size_t>(chunks) * a.q_heads * kRows * kPartialFloats);
+    q_elements = std::max(q_elements, query_elements(a.q_heads, a.kv_heads, a.head_dim));
+    partial = std::max(partial, static_cast<size_t>(chunk_places(target.max_context + kRows)) * a.q_heads * kRows * kPartialFloats);
   };
   for (const LayerShape& l : target.layers) {
     attention(l.attention);
@@ -367,7 +366,7 @@ void Model::size_workspace() {
     in.high = Device<uint16_t>(static_cast<size_t>(kRows) * widest_input_);
     in.low = Device<uint16_t>(static_cast<size_t>(kRows) * widest_input_);
   }
-  w.q = Device<float>(static_cast<size_t>(kRows) * q_values);
+  w.q = Device<uint16_t>(q_elements);
   w.partial = Device<float>(partial);
   w.h = Device<uint8_t>(static_cast<size_t>(h_slices) * kMaxStepExperts * kDownInputBytes);
   w.choice = Device<Choice>(1);

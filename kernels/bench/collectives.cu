@@ -55,7 +55,7 @@ template <Arrangement kArrangement>
 __global__ void __launch_bounds__(stack::kMathThreads, 1) calls_kernel(const __grid_constant__ CallsArgs args) {
   using namespace stack;
   extern __shared__ __align__(128) uint8_t memory[];
-  Place b{*reinterpret_cast<Shared*>(memory), nullptr, args.mailbox, &args.comm, 0, 0};
+  Place b{*reinterpret_cast<Shared*>(memory), nullptr, args.mailbox, 0, 0, threadIdx.x};
   const int row = threadIdx.x / 32, column = threadIdx.x % 32 * 4, group = blockIdx.x;
   const int at = row * kCollectiveHidden + group * kQuantGroup + column;
   const float4 base = *reinterpret_cast<const float4*>(args.base + at);

@@ -78,8 +78,7 @@ constexpr Norm kNoNorm{nullptr, 0, 1.0f, 1.0f};  // a factor of one
 // Runs a list that ends in kAccept as one pass of the resident kernel: a prompt of `live` tokens.
 class Runner {
  public:
-  explicit Runner(int blocks) : blocks_(blocks), state_(1), tokens_(64), epoch_(1), best_(static_cast<size_t>(kRows) * ((kVocab + kTileRows - 1) / kTileRows)) {
-    comm_.best[0] = best_.get();
+  explicit Runner(int blocks) : blocks_(blocks), state_(1), tokens_(64), epoch_(1) {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
     check(cudaHostAlloc(reinterpret_cast<void**>(&mailbox_), sizeof(Mailbox), cudaHostAllocMapped), "pinned memory");
   }
@@ -130,7 +129,6 @@ class Runner {
   Device<SessionState> state_;
   Device<int32_t> tokens_;
   Device<Epoch> epoch_;
-  Device<uint64_t> best_;  // of the tiles of a call's sums; nobody asks
   Comm comm_;              // this GPU alone
   Device<Instruction> list_;
   Device<uint32_t> done_;
@@ -181,8 +179,8 @@ class Sums {
   int add_to(List& list, int call) const {
     LogitsArgs& args = list.add(Op::kLogits, -1, tiling_.tiles).logits;
     args.parts = {parts(call), tiling_, uses(call)};
-    args.norm = kNoNorm;
     args.logits = out_.get();
+    args.best_uses = kNobodyAsks;
     args.vocab = args.rows = rows_;
     return list.last();
   }

@@ -1,159 +1,190 @@
-// Attention of layers with a short window, from the projection's sums to the output projection's input in one operation: a block a head. It works in two
-// stretches with one wait between them: old keys (registers) and old values (shared memory) are fetched while the sums are still being made; then
-// norm, RoPE, scores, softmax and weighted values follow without leaving the block. Every head of a group makes the step's keys and values for itself; the
-// first of them also writes the cache.
-// Keys lie in tiles of sixteen at absolute positions and sums run over absolute positions, so a row has the same bits alone and among eight.
+// Attention of layers with a short window, from the projection's sums to the output projection's input in one operation: a block a head. Old keys and values
+// come through the page ring, brought by the fetching warp while the projection is still multiplied; then sums, norm, RoPE, scores, softmax and weighted values
+// follow without leaving the block. Every head of a group makes the step's keys and values for itself; the first of them also writes the cache.
+// A score does not depend on where its key lies in a tile, and the sums over keys run over absolute positions, so a row has the same bits alone and among eight.
 #pragma once
 
 #include "attention.cuh"
+#include "products.cuh"
 
 namespace kilotoken::stack {
 
 inline constexpr int kWindowKeyDim = 192;
 inline constexpr int kMostWindow = 128;
-inline constexpr int kWindowTiles = 10;             // of sixteen keys: 127 old ones, up to 15 before them, 8 new ones
-inline constexpr int kWindowKeys = 127 + 15 + kRows + 2;  // rounded up to eight
-inline constexpr int kLateKeys = 16;                // old keys in the ninth tile, the one behind those that the warps hold
+inline constexpr int kWindowTiles = 10;  // of sixteen positions at absolute places: 127 old ones, up to 15 before them, 8 new ones
 inline constexpr int kScoreStride = kWindowTiles * 16 + 4;
+// Rows of old keys and of old values in a page.
+inline constexpr int kKeysAPage = kPageBytes / (kWindowKeyDim * 2), kValuesAPage = kPageBytes / (kValueDim * 2);
+inline constexpr int kKeyPages = (kMostWindow - 1 + kKeysAPage - 1) / kKeysAPage, kValuePages = (kMostWindow - 1 + kValuesAPage - 1) / kValuesAPage;
+static_assert(kKeyPages + kValuePages < kPages);
 
-// Sixteen bytes j of a value row lie at j ^ (row % 8), so that eight rows spread over all banks. Rows behind kWindowKeys are read with weight zero: what
-// follows must be numbers, and keys are.
+// What the step adds. Queries lie as the products read them: for each sixteen dimensions and quarter of a row of the product two words of high and two of
+// low parts, by turns, so that high parts are rows 0 .. 7 of the product and low parts rows 8 .. 15. Strides spread eight rows over all banks.
 struct WindowScratch {
-  uint16_t values[kWindowKeys][kValueDim];
-  uint16_t new_keys[kRows][kQueryStride];
-  uint16_t late_keys[kLateKeys][kQueryStride];
-  __device__ __forceinline__ uint16_t* value(int key, int chunk) { return &values[key][(chunk ^ (key & 7)) * 8]; }
+  uint4 query[kRows][kWindowKeyDim / 4 + 4];
+  uint16_t keys[kRows][kQueryStride];
+  uint16_t values[kRows][kValueDim];  // sixteen bytes j at window_chunk
+  float out[kRows][kValueDim];
 };
 static_assert(sizeof(WindowScratch) <= kInputBytes && kRows * kScoreStride <= 16 * kValueDim);
-static_assert(sizeof(Shared::query) >= kRows * kValueDim * sizeof(float));
+// Where the four dimensions from `d` on lie: sixteen bytes of a key are four words of a lane, and a product takes two of them.
+__device__ __forceinline__ int query_place(int d) { return (d / 32 * 2 + d % 8 / 4) * 4 + d % 32 / 8; }
 
-__device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Place b) {
+// Positions that the step's rows see and that earlier steps have made: [first, start).
+__device__ __forceinline__ int first_of_window(const AttendWindowArgs& args, int start) { return max(start + 1 - args.window, 0); }
+
+// The fetching warp's part; one lane.
+__device__ inline void window_fetch(const AttendWindowArgs& args, Block& b) {
+  const int start = static_cast<int>(b.shared.start), kv = b.index() / args.by_group;
+  ptx::fence_async_global();  // earlier steps wrote the cache by ordinary stores
+  const auto fetch = [&](const uint16_t* from, int width, int a_page) {
+    from += static_cast<size_t>(kv) * args.max_context * width;
+#pragma unroll 1
+    for (int at = first_of_window(args, start); at < start; at += a_page) {
+      const uint32_t bytes = static_cast<uint32_t>(min(a_page, start - at)) * width * 2;
+      uint8_t* to = claim_page(b, bytes);
+      ptx::bulk_copy(to, from + static_cast<size_t>(at) * width, bytes, &b.shared.page_full[b.page.place]);
+      b.page.next();
+    }
+  };
+  fetch(args.keys, kWindowKeyDim, kKeysAPage);
+  fetch(args.values, kValueDim, kValuesAPage);
+}
+
+__device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Block& b) {
   constexpr int kBlocks = kWindowKeyDim / 32;
-  const int head = b.index(), kv = head / (args.q_heads / args.kv_heads);
-  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, group = lane / 4, part = lane % 4;
+  const int head = b.index(), kv = head / args.by_group;
+  const int thread = b.thread, lane = thread % 32, warp = thread / 32, group = lane / 4, part = lane % 4;
   const int rows = static_cast<int>(b.shared.rows), start = static_cast<int>(b.shared.start);
   const int row = warp, position = start + row;
-  const int base = max(start + 1 - args.window, 0) & ~15, end = start + rows, tiles = (end - base + 15) / 16;
+  const int first = first_of_window(args, start), base = first & ~15, end = start + rows, tiles = (end - base + 15) / 16, old = start - first;
   WindowScratch& scratch = *reinterpret_cast<WindowScratch*>(b.shared.input);
-  uint16_t* keys = args.keys + static_cast<size_t>(kv) * args.max_context * kWindowKeyDim;
-  uint16_t* values = args.values + static_cast<size_t>(kv) * args.max_context * kValueDim;
 
-  // What is already there.
-  const float4 turn = turns_of(args.turns, position);
-  const Squares squares = norm_squares(args.norm, row);
-  // A warp holds keys of one tile: `group` and `group` + 8, sixteen bytes at a time. The ninth tile's and the new ones go through shared memory.
-  uint4 x[kBlocks], y[kBlocks];
+  // Row `warp` of q, k and v: a lane has four values of each of four tiles, the lower half of the warp q0, q2, k1, v0, the upper q1, k0, k2, v1.
   {
-    const int key = base + warp * 16 + group;
-#pragma unroll
-    for (int i = 0; i < kBlocks; ++i) {
-      x[i] = key < start ? load_now(keys + static_cast<size_t>(key) * kWindowKeyDim + i * 32 + part * 8) : uint4{};
-      y[i] = key + 8 < start ? load_now(keys + static_cast<size_t>(key + 8) * kWindowKeyDim + i * 32 + part * 8) : uint4{};
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < (kWindowKeys + 15) / 16; ++i) {  // sixteen threads a key
-    const int key = i * 16 + thread / 16;
-    const bool old = base + key < start;
-    if (key < kWindowKeys) copy_16(scratch.value(key, thread % 16), values + (old ? static_cast<size_t>(base + key) * kValueDim + thread % 16 * 8 : 0), old);
-  }
-  constexpr int kKeyChunks = kWindowKeyDim / 8;
-#pragma unroll
-  for (int i = 0; i < kKeyChunks * kLateKeys / kMathThreads + 1; ++i) {
-    const int at = i * kMathThreads + thread, key = at / kKeyChunks, chunk = at % kKeyChunks;
-    const bool old = base + 128 + key < start;
-    if (key < kLateKeys)
-      copy_16(&scratch.late_keys[key][chunk * 8], keys + (old ? static_cast<size_t>(base + 128 + key) * kWindowKeyDim + chunk * 8 : 0), old);
-  }
-
-  // What this step adds: row `warp` of q, k and v.
-  {
-    const int key_tiles = kWindowKeyDim / kTileRows, value_tiles = kValueDim / kTileRows;
-    const int q_tile = head * key_tiles, k_tile = (args.q_heads + kv) * key_tiles;
-    const int v_tile = (args.q_heads + args.kv_heads) * key_tiles + kv * value_tiles;
+    const int half = lane / 16, in_tile = lane % 16 * 4;
+    const float4* const turns = reinterpret_cast<const float4*>(args.turns + static_cast<size_t>(position) * kRotary + lane % 8 * 8);
+    const float4 turn[2] = {__ldg(turns), __ldg(turns + 1)};  // cosine and sine, of four frequencies
+    const Squares squares = norm_squares(args.norm, row);
+    constexpr int kKeyTiles = kWindowKeyDim / kTileRows, kValueTiles = kValueDim / kTileRows;
+    const int q = head * kKeyTiles, k = (args.q_heads + kv) * kKeyTiles, v = (args.q_heads + args.kv_heads) * kKeyTiles + kv * kValueTiles;
+    const int tile[4] = {q + half, half == 0 ? q + 2 : k, k + 1 + half, v + half};
+    float4 sum[4];
+    sum_whole_tiles(args.parts, b, tile, row * kTileRows + in_tile, sum);
     const float factor = norm_factor(args.norm, squares);
-    const int query_tile[3] = {q_tile, q_tile + 1, q_tile + 2}, pair_tile[5] = {k_tile, k_tile + 1, k_tile + 2, v_tile, v_tile + 1};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] = sum[i] * (i < 3 || defect(Defect::kValueScale) ? factor : factor * args.value_scale);
+    // RoPE on q0 and k0, each in its half: dimension d turns with d + 32.
     {
-      float2 sum[3];
-      sum_tiles(args.parts, b, query_tile, row * kTileRows + lane * 2, sum);
-#pragma unroll
-      for (int i = 0; i < 3; ++i) sum[i] = make_float2(sum[i].x * factor, sum[i].y * factor);
-      sum[0] = turned(sum[0], turn);
-#pragma unroll
-      for (int i = 0; i < 3; ++i) {
-        const uint32_t high = bf16_words(sum[i].x, sum[i].y);
-        *reinterpret_cast<uint32_t*>(&b.shared.query[0][row][i * kTileRows + lane * 2]) = high;
-        *reinterpret_cast<uint32_t*>(&b.shared.query[1][row][i * kTileRows + lane * 2]) =
-            bf16_words(sum[i].x - bf16_value(high & 0xffffu), sum[i].y - bf16_value(high >> 16));
-      }
+      float4 x = half == 0 ? sum[0] : sum[1];
+      float4 other = make_float4(__shfl_xor_sync(~0u, x.x, 8), __shfl_xor_sync(~0u, x.y, 8), __shfl_xor_sync(~0u, x.z, 8), __shfl_xor_sync(~0u, x.w, 8));
+      if (lane % 16 < 8) other = other * -1.0f;
+      x = make_float4(x.x * turn[0].x + other.x * turn[0].y, x.y * turn[0].z + other.y * turn[0].w, x.z * turn[1].x + other.z * turn[1].y,
+                      x.w * turn[1].z + other.w * turn[1].w);
+      if (half == 0) sum[0] = x;
+      else sum[1] = x;
     }
-    float2 sum[5];
-    sum_tiles(args.parts, b, pair_tile, row * kTileRows + lane * 2, sum);
+    const bool writes = (head == 0 || (head - 1) / args.by_group != kv) && row < rows;
+    uint16_t* const keys = args.keys + (static_cast<size_t>(kv) * args.max_context + position) * kWindowKeyDim;
+    uint16_t* const values = args.values + (static_cast<size_t>(kv) * args.max_context + position) * kValueDim;
+    uint2 word[4];
 #pragma unroll
-    for (int i = 0; i < 5; ++i) {
-      const float scale = i < 3 || defect(Defect::kValueScale) ? factor : factor * args.value_scale;
-      sum[i] = make_float2(sum[i].x * scale, sum[i].y * scale);
-    }
-    sum[0] = turned(sum[0], turn);
-    copies_wait();
-    math_sync();  // old values are there, zeros where the new ones go
-    const bool writes = head % (args.q_heads / args.kv_heads) == 0 && row < rows;
-#pragma unroll
-    for (int i = 0; i < 3; ++i) {
-      const uint32_t key = bf16_words(sum[i].x, sum[i].y);
-      *reinterpret_cast<uint32_t*>(&scratch.new_keys[row][i * kTileRows + lane * 2]) = key;
-      if (writes) reinterpret_cast<uint32_t*>(keys + static_cast<size_t>(position) * kWindowKeyDim + i * kTileRows)[lane] = key;
-    }
+    for (int i = 0; i < 4; ++i) word[i] = make_uint2(bf16_words(sum[i].x, sum[i].y), bf16_words(sum[i].z, sum[i].w));
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint32_t value = bf16_words(sum[3 + i].x, sum[3 + i].y);
-      if (row < rows) *reinterpret_cast<uint32_t*>(scratch.value(position - base, i * 8 + lane / 4) + lane % 4 * 2) = value;
-      if (writes) reinterpret_cast<uint32_t*>(values + static_cast<size_t>(position) * kValueDim + i * kTileRows)[lane] = value;
+      if (i == 1 && half == 1) break;
+      scratch.query[row][query_place((i == 0 ? half : 2) * kTileRows + in_tile)] =
+          make_uint4(word[i].x, bf16_words(sum[i].x - bf16_value(word[i].x & 0xffffu), sum[i].y - bf16_value(word[i].x >> 16)), word[i].y,
+                     bf16_words(sum[i].z - bf16_value(word[i].y & 0xffffu), sum[i].w - bf16_value(word[i].y >> 16)));
+    }
+#pragma unroll
+    for (int i = 1; i < 3; ++i) {
+      if (i == 1 && half == 0) continue;
+      const int at = i == 1 ? in_tile : (1 + half) * kTileRows + in_tile;
+      *reinterpret_cast<uint2*>(&scratch.keys[row][at]) = word[i];
+      if (writes) *reinterpret_cast<uint2*>(keys + at) = word[i];
+    }
+    const int at = window_chunk(position, half * 8 + lane % 16 / 2) * 8 + lane % 2 * 4;
+    *reinterpret_cast<uint2*>(&scratch.values[row][at]) = row < rows ? word[3] : uint2{};  // of a row that is not there: any number, as its weight is zero
+    if (writes) *reinterpret_cast<uint2*>(values + at) = word[3];
+  }
+
+  // Pages of old keys, then of old values. Nobody reads behind the number of old positions.
+  Turn<kPages> turn = b.page;
+  const uint8_t *key_page[kKeyPages], *value_page[kValuePages];
+#pragma unroll
+  for (int i = 0; i < kKeyPages; ++i) {
+    key_page[i] = b.shared.pages[turn.place];
+    if (i * kKeysAPage < old) {
+      b.wait(&b.shared.page_full[turn.place], turn.phase, ptx::Wait::kRingFull);
+      turn.next();
     }
   }
   math_sync();
 
-  // Scores: [8][kScoreStride].
+  // Scores: [8][kScoreStride], by position from `base` on. A product takes eight keys: a warp two eights of old ones, the last warp the new ones as well.
   const float scale = rsqrtf(static_cast<float>(kWindowKeyDim));
-#pragma unroll 1
-  for (int tile = warp; tile < tiles; tile += kMathThreads / 32) {
-    const int key = base + tile * 16 + group;
-    const uint16_t* const from_x = key >= start ? scratch.new_keys[min(key - start, kRows - 1)] : scratch.late_keys[group];
-    const uint16_t* const from_y = key + 8 >= start ? scratch.new_keys[min(key + 8 - start, kRows - 1)] : scratch.late_keys[group + 8];
-    const bool late_x = key >= start || tile >= 8, late_y = key + 8 >= start || tile >= 8;
-    float c[4] = {}, d[4] = {};
-#pragma unroll
-    for (int i = 0; i < kBlocks; ++i) {
-      if (late_x) x[i] = *reinterpret_cast<const uint4*>(from_x + i * 32 + part * 8);
-      if (late_y) y[i] = *reinterpret_cast<const uint4*>(from_y + i * 32 + part * 8);
-      const uint4 high = *reinterpret_cast<const uint4*>(&b.shared.query[0][group][i * 32 + part * 8]);
-      const uint4 low = *reinterpret_cast<const uint4*>(&b.shared.query[1][group][i * 32 + part * 8]);
-      product_16x8(c, x[i].x, y[i].x, x[i].y, y[i].y, high.x, high.y);
-      product_16x8(d, x[i].x, y[i].x, x[i].y, y[i].y, low.x, low.y);
-      product_16x8(c, x[i].z, y[i].z, x[i].w, y[i].w, high.z, high.w);
-      product_16x8(d, x[i].z, y[i].z, x[i].w, y[i].w, low.z, low.w);
-    }
+  const auto score = [&](const float (&c)[4], int key, int count) {  // of keys `key` .. key + count - 1, positions; the lane's two
+    const int at = start + group;
+    float* const to = b.shared.scratch + group * kScoreStride - base;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const int at = start + part * 2 + j;  // the row's position
-      float* to = b.shared.scratch + (part * 2 + j) * kScoreStride + tile * 16 + group;
-      const bool live = part * 2 + j < rows;
-      to[0] = live && key > at - args.window - defect(Defect::kWindow) && key <= at ? (c[j] + (defect(Defect::kQueryLow) ? 0.0f : d[j])) * scale : -INFINITY;
-      to[8] = live && key + 8 > at - args.window && key + 8 <= at ? (c[j + 2] + d[j + 2]) * scale : -INFINITY;
+      const int mine = key + part * 2 + j;
+      const bool seen = group < rows && mine > at - args.window - defect(Defect::kWindow) && mine <= at;
+      if (part * 2 + j < count) to[mine] = seen ? (c[j] + (defect(Defect::kQueryLow) ? 0.0f : c[2 + j])) * scale : -INFINITY;
     }
+  };
+  const uint4* const query = scratch.query[group] + part;
+  if (warp * 8 < old) {
+    const uint16_t* from[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int at = min((warp + j * 8) * 8 + group, old - 1), page = at < kKeysAPage ? 0 : at < 2 * kKeysAPage ? 1 : 2;
+      from[j] = reinterpret_cast<const uint16_t*>(page == 0 ? key_page[0] : page == 1 ? key_page[1] : key_page[2]) + (at - page * kKeysAPage) * kWindowKeyDim + part * 8;
+    }
+    float c[2][4] = {};
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) {
+      const uint4 q[2] = {query[i * 8], query[i * 8 + 4]};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const uint4 x = *reinterpret_cast<const uint4*>(from[j] + i * 32);
+        product_16x8(c[j], q[0].x, q[0].y, q[0].z, q[0].w, x.x, x.y);
+        product_16x8(c[j], q[1].x, q[1].y, q[1].z, q[1].w, x.z, x.w);
+      }
+    }
+    score(c[0], first + warp * 8, old - warp * 8);
+    score(c[1], first + (warp + 8) * 8, old - (warp + 8) * 8);
+  }
+  if (warp == kMathThreads / 32 - 1) {
+    float c[4] = {};
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) {
+      const uint4 q[2] = {query[i * 8], query[i * 8 + 4]}, x = *reinterpret_cast<const uint4*>(&scratch.keys[group][i * 32 + part * 8]);
+      product_16x8(c, q[0].x, q[0].y, q[0].z, q[0].w, x.x, x.y);
+      product_16x8(c, q[1].x, q[1].y, q[1].z, q[1].w, x.z, x.w);
+    }
+    score(c, start, rows);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kKeyPages; ++i) {
+    if (i * kKeysAPage >= old) break;
+    if (lane == 0) ptx::barrier_arrive(&b.shared.page_empty[b.page.place]);
+    b.page.next();
   }
   math_sync();
 
   // Softmax of row `warp`; the weights take the scores' places, high and low BF16 parts in one word. A lane keeps to positions with its own remainder of 32.
   float total;
   {
-    const int first = base & ~31, count = tiles * 16;
+    const int from = (base & ~31) - base;
     float* s = b.shared.scratch + row * kScoreStride;
     float score[6], top = -INFINITY;
 #pragma unroll
     for (int i = 0; i < 6; ++i) {
-      const int at = first + i * 32 + lane - base;
-      score[i] = at >= 0 && at < count ? s[at] : -INFINITY;
+      const int at = from + i * 32 + lane;
+      score[i] = at >= first - base && at < end - base ? s[at] : -INFINITY;
       top = fmaxf(top, score[i]);
     }
     top = warp_max(top);
@@ -161,34 +192,52 @@ __device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Plac
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < 6; ++i) {
-      const int at = first + i * 32 + lane - base;
+      const int at = from + i * 32 + lane;
       const float weight = score[i] > -INFINITY ? __expf(score[i] - top) : 0.0f;
       sum += weight;
       const uint16_t high = bf16_of(weight);
-      if (at >= 0 && at < count) reinterpret_cast<uint32_t*>(s)[at] = static_cast<uint32_t>(high) | static_cast<uint32_t>(bf16_of(weight - bf16_value(high))) << 16;
+      if (at >= 0 && at < tiles * 16) reinterpret_cast<uint32_t*>(s)[at] = static_cast<uint32_t>(high) | static_cast<uint32_t>(bf16_of(weight - bf16_value(high))) << 16;
     }
     total = warp_sum(sum);
     if (args.sinks != nullptr && !defect(Defect::kSink)) total += __expf(__ldg(args.sinks + head) - top);
   }
+#pragma unroll
+  for (int i = 0; i < kValuePages; ++i) {
+    value_page[i] = b.shared.pages[turn.place];
+    if (i * kValuesAPage < old) {
+      b.wait(&b.shared.page_full[turn.place], turn.phase, ptx::Wait::kRingFull);
+      turn.next();
+    }
+  }
   math_sync();
 
-  // Weighted values: dimensions 16 warp .. + 15, all rows.
+  // Weighted values: dimensions 16 warp .. + 15, all rows. Positions that no row sees have the weight zero; what stands in for them must be numbers, and is.
   float high[4] = {}, low[4] = {};
 #pragma unroll 2
   for (int tile = 0; tile < tiles; ++tile) {
+    const int at = base + tile * 16 + lane / 16 * 8 + lane % 8, here = max(at - first, 0);
+    const uint16_t* const values = at >= start || old == 0 ? scratch.values[min(max(at - start, 0), kRows - 1)]
+                                   : here < kValuesAPage   ? reinterpret_cast<const uint16_t*>(value_page[0]) + here * kValueDim
+                                                           : reinterpret_cast<const uint16_t*>(value_page[1]) + (here - kValuesAPage) * kValueDim;
     uint32_t a[4];
-    load_transposed(a, scratch.value(tile * 16 + lane / 16 * 8 + lane % 8, warp * 2 + lane / 8 % 2));
+    load_transposed(a, values + window_chunk(at, warp * 2 + lane / 8 % 2) * 8);
     const uint32_t* weights = reinterpret_cast<const uint32_t*>(b.shared.scratch) + group * kScoreStride + tile * 16 + part * 2;
     const uint2 w0 = *reinterpret_cast<const uint2*>(weights), w8 = *reinterpret_cast<const uint2*>(weights + 8);
     product_16x8(high, a[0], a[1], a[2], a[3], __byte_perm(w0.x, w0.y, 0x5410), __byte_perm(w8.x, w8.y, 0x5410));
     product_16x8(low, a[0], a[1], a[2], a[3], __byte_perm(w0.x, w0.y, 0x7632), __byte_perm(w8.x, w8.y, 0x7632));
   }
-  float* out = reinterpret_cast<float*>(b.shared.query);  // [8][128]; queries are read
+  __syncwarp();
 #pragma unroll
-  for (int j = 0; j < 4; ++j) out[(part * 2 + j % 2) * kValueDim + warp * 16 + group + j / 2 * 8] = high[j] + low[j];
+  for (int i = 0; i < kValuePages; ++i) {
+    if (i * kValuesAPage >= old) break;
+    if (lane == 0) ptx::barrier_arrive(&b.shared.page_empty[b.page.place]);
+    b.page.next();
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) scratch.out[part * 2 + j % 2][warp * 16 + group + j / 2 * 8] = high[j] + low[j];
   math_sync();
-  const float4 sums = *reinterpret_cast<const float4*>(out + row * kValueDim + lane * 4);
-  attention_out(args.out, row, head, row < rows ? sums * __fdividef(1.0f, total) : float4{});
+  const float4 sums = *reinterpret_cast<const float4*>(&scratch.out[row][lane * 4]);
+  attention_out(args.out, row, head, lane, row < rows ? sums * __fdividef(1.0f, total) : float4{});
 }
 
 }  // namespace kilotoken::stack

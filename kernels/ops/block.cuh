@@ -14,12 +14,22 @@
 
 namespace kilotoken::stack {
 
-using ptx::bf16_of, ptx::copies_wait, ptx::copy_16, ptx::e4m3_pair, ptx::load_now, ptx::load_transposed, ptx::product_16x8;
+using ptx::bf16_of, ptx::bf16_pair, ptx::copies_wait, ptx::copy_16, ptx::e4m3_pair, ptx::exp2_of, ptx::load_columns, ptx::load_rows, ptx::load_transposed, ptx::passing,
+    ptx::product_16x8, ptx::this_thread;
 
 // Roles of a block's warps: 0 .. 3 and 4 .. 7 multiply (and do all that is no matrix product), 8 and 9 finish tiles, 10 fetches, 11 rests.
 inline constexpr int kFinishWarp = 8, kFetchWarp = 10, kRestWarp = 11;
 
 inline constexpr int kQueryStride = 192 + 8;  // elements; the padding spreads rows over banks
+
+// Of a block of keys on its way through the ring (attention_cache.cuh), at its first page.
+struct Note {
+  int at, end;               // keys; end 0: no more blocks
+  int begin;                 // of the chunk
+  int chunk, group;
+  int from, to;              // rows of the step
+  int new_group, last;       // the first block of a group's, the last one of a chunk
+};
 
 struct Shared {
   alignas(128) uint8_t pages[kPages][kPageBytes];
@@ -39,7 +49,11 @@ struct Shared {
   uint16_t expert_rank[kMaxExperts];                 // of the listed ones
   int expert_count;
   uint32_t rows, start;                              // of the step in progress, as SessionState has them
+  uint32_t first_round;                              // of the launch
+  Epoch before;                                      // the launch
+  const Comm* comm;
   alignas(16) Instruction fetched[3][2];             // by role
+  Note notes[kPages];
   uint64_t page_full[kPages], page_empty[kPages];
   uint64_t finish_full[2], finish_empty[2];
   uint64_t input_full;
@@ -65,12 +79,14 @@ struct Place {
   Shared& shared;
   SessionState* state;
   Mailbox* mailbox;
-  const Comm* comm;
   uint32_t instruction;  // in progress, for faults
   uint32_t uses;         // bit 1: an odd number of draft parts lie before the instruction in progress, bit 2: of verify parts
+  uint32_t thread;       // threadIdx.x, read anew for every instruction: of the constant itself the compiler would derive all operations' indices before the first
+                         // instruction and keep them in registers through every one
 
   __device__ __forceinline__ int index() const { return static_cast<int>(blockIdx.x); }
   __device__ __forceinline__ int count() const { return static_cast<int>(gridDim.x); }
+  __device__ __forceinline__ const Comm& comm() const { return *shared.comm; }
   __device__ __forceinline__ ptx::Fault* fault() const { return &mailbox->fault; }
 };
 
@@ -226,6 +242,18 @@ __device__ __forceinline__ void sum_tiles(const Parts& parts, const Place& b, co
       }
     }
   }
+}
+
+// The same of a linear whose k is one slice and whose units have at most kMostPieces pieces: one trip. Four values of each of a lane's own tiles.
+template <int kTiles>
+__device__ __forceinline__ void sum_whole_tiles(const Parts& parts, const Place& b, const int (&tile)[kTiles], int offset, float4 (&sum)[kTiles]) {
+  float4 loaded[kTiles][kMostPieces];
+  Pieces of[kTiles];
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) of[i] = pieces_of(parts.tiling, tile[i]);
+  await_parts(parts.data, of, offset, mark_of(parts.uses, b), b, loaded);
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) sum[i] = ((loaded[i][0] + loaded[i][1]) + loaded[i][2]) + loaded[i][3];
 }
 
 // --- inputs of the next linear

@@ -11,7 +11,7 @@ namespace kilotoken::stack {
 
 __device__ __forceinline__ void hand_over(Block& b, const float (&acc)[4]) {
   b.wait(&b.shared.finish_empty[b.slot.place], b.slot.phase ^ 1, ptx::Wait::kEpilogueEmpty);
-  b.shared.finish[b.slot.place][threadIdx.x / 128][threadIdx.x % 128] = make_float4(acc[0], acc[1], acc[2], acc[3]);
+  b.shared.finish[b.slot.place][b.thread / 128][b.thread % 128] = make_float4(acc[0], acc[1], acc[2], acc[3]);
   ptx::barrier_arrive(&b.shared.finish_full[b.slot.place]);
   b.slot.next();
 }
@@ -36,7 +36,7 @@ __device__ __forceinline__ Sums take_over(Block& b) {
   Sums sums;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int thread = threadIdx.x % kFinishThreads + i * kFinishThreads;
+    const int thread = b.thread % kFinishThreads + i * kFinishThreads;
     const float4 x = b.shared.finish[b.slot.place][0][thread], y = b.shared.finish[b.slot.place][1][thread];
     sums.of[i] = make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
   }
@@ -45,8 +45,8 @@ __device__ __forceinline__ Sums take_over(Block& b) {
   return sums;
 }
 
-__device__ __forceinline__ void store_part(float* part, const Sums& sums, uint32_t mark) {
-  const int warp = threadIdx.x % kFinishThreads / 32, lane = threadIdx.x % 32, column = lane % 4 * 2;
+__device__ __forceinline__ void store_part(const Block& b, float* part, const Sums& sums, uint32_t mark) {
+  const int warp = b.thread % kFinishThreads / 32, lane = b.thread % 32, column = lane % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = (warp + 2 * i) * 16 + lane / 4;
@@ -87,7 +87,7 @@ __device__ __forceinline__ void release_pages(Block& b) {
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(&b.shared.page_empty[b.page.place]);
+    if (b.thread % 32 == 0) ptx::barrier_arrive(&b.shared.page_empty[b.page.place]);
     b.page.next();
   }
 }
@@ -109,19 +109,19 @@ template <>
 struct PageProducts<Format::kE4m3> {
   float d[4][4], factor[4];
   __device__ __forceinline__ void prepare(Block& b, const uint8_t* page, int page_of_slice) {
-    const int group = threadIdx.x / 128;
+    const int group = b.thread / 128;
     const float2 weight_scale = reinterpret_cast<const float2*>(page + kCodeBytes)[group];
     const float2 scale =
-        *reinterpret_cast<const float2*>(&b.shared.input_scales[(page_of_slice * 2 + group) * kRows + threadIdx.x % 4 * 2]);
+        *reinterpret_cast<const float2*>(&b.shared.input_scales[(page_of_slice * 2 + group) * kRows + b.thread % 4 * 2]);
     factor[0] = weight_scale.x * scale.x, factor[1] = weight_scale.x * scale.y;
     factor[2] = weight_scale.y * scale.x, factor[3] = weight_scale.y * scale.y;
   }
   __device__ __forceinline__ void multiply(Block& b, const uint8_t* page, int page_of_slice) {
-    const int group = threadIdx.x / 128;
-    const uint64_t a = ptx::descriptor(ptx::shared_address(page) + group * 8192, 1024, 128);
-    const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input) + page_of_slice * 2048 + group * 1024, 128, 128);
+    const int group = b.thread / 128;
+    const ptx::Operand a = ptx::uniform_operand(ptx::shared_address(page) + group * 8192, 1024, 128);
+    const ptx::Operand x = ptx::uniform_operand(ptx::shared_address(b.shared.input) + page_of_slice * 2048 + group * 1024, 128, 128);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) ptx::product_e4m3(d[i], a + i * (2048 >> 4), x + i * (256 >> 4));
+    for (int i = 0; i < 4; ++i) ptx::product_e4m3(d[i], a + i * 2048, x + i * 256);
   }
   __device__ __forceinline__ void promote(float (&acc)[4]) const {
 #pragma unroll
@@ -131,25 +131,19 @@ struct PageProducts<Format::kE4m3> {
 
 template <>
 struct PageProducts<Format::kBf16> {
-  float high[4], low[4];
+  float d[8];  // with the inputs' high parts, with their low parts
   __device__ __forceinline__ void prepare(Block&, const uint8_t*, int) {}
   __device__ __forceinline__ void multiply(Block& b, const uint8_t* page, int page_of_slice) {
-    const int group = threadIdx.x / 128;
-    const uint32_t in_input = page_of_slice * 2048 + group * 1024;
-    const uint64_t a = ptx::descriptor(ptx::shared_address(page) + group * 8192, 1024, 128);
-    const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input) + in_input, 128, 128);
-    const uint64_t y = ptx::descriptor(ptx::shared_address(b.shared.input) + kInputBytes / 2 + in_input, 128, 128);
-    ptx::product_bf16<false>(high, a, x);
-    ptx::product_bf16<false>(low, a, y);
+    const int group = b.thread / 128;
+    const ptx::Operand a = ptx::uniform_operand(ptx::shared_address(page) + group * 8192, 1024, 128);
+    const ptx::Operand x = ptx::uniform_operand(ptx::shared_address(b.shared.input) + page_of_slice * 2048 + group * 1024, 128, kInputBytes / 2);
+    ptx::product_bf16<false>(d, a, x);
 #pragma unroll
-    for (int i = 1; i < 4; ++i) {
-      ptx::product_bf16<true>(high, a + i * (2048 >> 4), x + i * (256 >> 4));
-      ptx::product_bf16<true>(low, a + i * (2048 >> 4), y + i * (256 >> 4));
-    }
+    for (int i = 1; i < 4; ++i) ptx::product_bf16<true>(d, a + i * 2048, x + i * 256);
   }
   __device__ __forceinline__ void promote(float (&acc)[4]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) acc[i] += high[i] + low[i];
+    for (int i = 0; i < 4; ++i) acc[i] += d[i] + d[4 + i];
   }
 };
 
@@ -159,15 +153,26 @@ inline constexpr int kInputPart = kFormat == Format::kE4m3 ? kE4m3PageK * kRows 
 template <Format kFormat>
 inline constexpr int kInputPart2 = kFormat == Format::kE4m3 ? kE4m3PageK / kQuantGroup * kRows * 4 : kBf16PageK * kRows * 2;
 
-// Brings the inputs of pages [from, to) of a slice to the places that they have in it.
+// The inputs of pages [from, to) of a slice, on their way to the places that they have in it. Found out before the wait for them, sent behind it.
 template <Format kFormat>
-__device__ __forceinline__ void fetch_input(const LinearArgs& args, Block& b, int slice, int from, int to) {
-  constexpr int kPart = kInputPart<kFormat>, kPart2 = kInputPart2<kFormat>;
-  const size_t page = static_cast<size_t>(slice) * args.tiling.pages + from;
-  uint8_t* second = kFormat == Format::kE4m3 ? reinterpret_cast<uint8_t*>(b.shared.input_scales) : b.shared.input + kInputBytes / 2;
-  ptx::bulk_copy(b.shared.input + from * kPart, static_cast<const uint8_t*>(args.input) + page * kPart, (to - from) * kPart, &b.shared.input_full);
-  ptx::bulk_copy(second + from * kPart2, static_cast<const uint8_t*>(args.input2) + page * kPart2, (to - from) * kPart2, &b.shared.input_full);
-}
+struct InputFetch {
+  const uint8_t *from, *from2;
+  uint8_t *to, *to2;
+  int pages;
+  __device__ __forceinline__ InputFetch(const LinearArgs& args, Block& b, int slice, int first, int end) : pages(end - first) {
+    constexpr int kPart = kInputPart<kFormat>, kPart2 = kInputPart2<kFormat>;
+    const size_t page = static_cast<size_t>(slice) * args.tiling.pages + first;
+    from = static_cast<const uint8_t*>(args.input) + page * kPart;
+    from2 = static_cast<const uint8_t*>(args.input2) + page * kPart2;
+    to = b.shared.input + first * kPart;
+    to2 = (kFormat == Format::kE4m3 ? reinterpret_cast<uint8_t*>(b.shared.input_scales) : b.shared.input + kInputBytes / 2) + first * kPart2;
+  }
+  __device__ __forceinline__ void send(Block& b) const {
+    if (pages == 0) return;
+    ptx::bulk_copy(to, from, pages * kInputPart<kFormat>, &b.shared.input_full);
+    ptx::bulk_copy(to2, from2, pages * kInputPart2<kFormat>, &b.shared.input_full);
+  }
+};
 
 // The next kCount pages, all in flight at once; a unit that ends among them, or where the slice's share ends, is handed over.
 template <Format kFormat, int kCount>
@@ -207,24 +212,20 @@ __device__ void linear_multiply(const LinearArgs& args, Block& b, Ready ready) {
   const Share share = share_of(t, b.index());
   const int per_slice = t.tiles * t.pages;
   float acc[4] = {};
-  if (threadIdx.x == 0 && share.begin == share.end) ready();
+  if (b.thread == 0 && share.begin == share.end) ready();
 #pragma unroll 1
   for (int begin = share.begin; begin < share.end;) {
     const int slice = begin / t.by_slice, end = min(share.end, (slice + 1) * per_slice);
     int page = begin - begin / t.by_pages * t.pages;
     if (begin != share.begin) math_sync();  // the slice before is multiplied
-    if (threadIdx.x == 0) {
+    if (b.thread == 0) {
+      // All of the slice, or one stretch of its k, or its end and its beginning.
+      const int pages = min(end - begin, t.pages), at = end - begin >= t.pages ? 0 : page, first = min(pages, t.pages - at);
+      const InputFetch<kFormat> one(args, b, slice, at, at + first), other(args, b, slice, 0, pages - first);
       if (begin == share.begin) ready();
-      constexpr int kPerPage = kInputPart<kFormat> + kInputPart2<kFormat>;
-      if (end - begin >= t.pages) {
-        expect_input(b, t.pages * kPerPage);
-        fetch_input<kFormat>(args, b, slice, 0, t.pages);
-      } else {  // one stretch of k, or the end of the slice and its beginning
-        expect_input(b, (end - begin) * kPerPage);
-        const int first = min(end - begin, t.pages - page);
-        fetch_input<kFormat>(args, b, slice, page, page + first);
-        if (first < end - begin) fetch_input<kFormat>(args, b, slice, 0, end - begin - first);
-      }
+      expect_input(b, pages * (kInputPart<kFormat> + kInputPart2<kFormat>));
+      one.send(b);
+      other.send(b);
     }
     await_input(b);
 #pragma unroll 1
@@ -241,7 +242,7 @@ __device__ inline void linear_finish(const LinearArgs& args, Block& b) {
   const int last = (share.end - 1) / t.by_pages;
 #pragma unroll 1
   for (int unit = share.begin / t.by_pages; unit <= last; ++unit)
-    store_part(args.parts + static_cast<size_t>(unit + b.index()) * kPartFloats, take_over(b), mark);
+    store_part(b, args.parts + static_cast<size_t>(unit + b.index()) * kPartFloats, take_over(b), mark);
 }
 
 // One lane. The block's share is one range of memory.
@@ -262,7 +263,7 @@ __device__ inline void linear_fetch(const LinearArgs& args, Block& b, uint64_t p
 
 // The fetching warp: waits for every row's choice, lists the experts that any row chose in ascending order with their ranks, and tells the others.
 __device__ __forceinline__ int list_experts(const Choice* choice, Uses uses, int experts, Place b) {
-  const int lane = threadIdx.x % 32, words = (experts + 15) / 16;
+  const int lane = b.thread % 32, words = (experts + 15) / 16;
   const uint32_t mark = mark_of(uses, b);
   uint32_t any = 0;
   if (lane < words) {
@@ -347,10 +348,10 @@ __device__ __forceinline__ void unpack(const uint8_t* fragments, Quarter& q) {
   }
 }
 
-__device__ __forceinline__ void multiply(Quarter& q, uint64_t x) {
+__device__ __forceinline__ void multiply(Quarter& q, ptx::Operand x) {
   ptx::products_begin();
 #pragma unroll
-  for (int i = 0; i < 4; ++i) ptx::product_e4m3(q.d[i], q.a[i], x + i * (256 >> 4));
+  for (int i = 0; i < 4; ++i) ptx::product_e4m3(q.d[i], q.a[i], x + i * 256);
   ptx::products_commit();
 }
 
@@ -386,7 +387,7 @@ __device__ __forceinline__ void promote_quarters(Block& b, const Quarter (&q)[kA
 template <int kPageK, int kCount>
 __device__ __forceinline__ void multiply_up_pages(Block& b, int page_of_tile, float (&acc)[4]) {
   constexpr int kQuarters = kPageK / 256, kAll = kCount * kQuarters;
-  const int half = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int half = b.thread / 128, warp = b.thread / 32 % 4, lane = b.thread % 32;
   const uint8_t* page[kCount];
   await_pages(b, page);
   Quarter q[kAll];
@@ -400,7 +401,7 @@ __device__ __forceinline__ void multiply_up_pages(Block& b, int page_of_tile, fl
     s8[i] = *reinterpret_cast<const uint32_t*>(scales + 8 * (kPageK / 64));
     group[i] = (page_of_tile + i / kQuarters) * (kPageK / kQuantGroup) + half * (kPageK / 256) + i % kQuarters;
     unpack(from + half * (16 * kPageK) + warp * 512 + lane * 16 + i % kQuarters * 4096, q[i]);
-    multiply(q[i], ptx::descriptor(ptx::shared_address(b.shared.input) + group[i] * kQuantGroup * kRows, 128, 128));
+    multiply(q[i], ptx::uniform_operand(ptx::shared_address(b.shared.input) + group[i] * kQuantGroup * kRows, 128, 128));
   }
   promote_quarters<kQuarters, kAll - 1, kAll>(b, q, s0, s8, reinterpret_cast<const float2*>(&b.shared.input_scales[lane % 4 * 2]), group, acc);
 }
@@ -445,14 +446,16 @@ template <class Ready>
 __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
   begin_together();
   const int k = args.pages_per_tile * args.page_k;
-  if (threadIdx.x == 0) {
+  if (b.thread == 0) {
+    const uint8_t* const codes = args.codes;
+    const float* const scales = args.scales;
     ready();
     expect_input(b, k * kRows + k / kQuantGroup * kRows * 4);
-    ptx::bulk_copy(b.shared.input, args.codes, k * kRows, &b.shared.input_full);
-    ptx::bulk_copy(b.shared.input_scales, args.scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
+    ptx::bulk_copy(b.shared.input, codes, k * kRows, &b.shared.input_full);
+    ptx::bulk_copy(b.shared.input_scales, scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
   }
   const int count = await_experts(b);
-  if (threadIdx.x == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
+  if (b.thread == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
   await_input(b);
   const Range share = up_share(args, b, count);
 #pragma unroll 1
@@ -467,7 +470,7 @@ __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b,
 
 // silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and code_unit of the down projection go into the scale.
 __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
-  const int warp = threadIdx.x % kFinishThreads / 32, lane = threadIdx.x % 32, column = lane % 4 * 2;
+  const int warp = b.thread % kFinishThreads / 32, lane = b.thread % 32, column = lane % 4 * 2;
   // Meanwhile the math warps multiply: the norm's factors, and how much each row gives to each expert.
   const int warps = kFinishThreads / 32;
   begin_together();
@@ -478,11 +481,11 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
   }
   const int count = await_experts(b);
 #pragma unroll 1
-  for (int i = threadIdx.x % kFinishThreads; i < count * kRows; i += kFinishThreads) b.shared.expert_weight[i / kRows][i % kRows] = 0.0f;
+  for (int i = b.thread % kFinishThreads; i < count * kRows; i += kFinishThreads) b.shared.expert_weight[i / kRows][i % kRows] = 0.0f;
   finish_sync();
   {
     static_assert(kFinishThreads == kRows * kMaxExpertsPerToken, "a thread a choice");
-    const int row = threadIdx.x % kRows, n = threadIdx.x % kFinishThreads / kRows;
+    const int row = b.thread % kRows, n = b.thread % kFinishThreads / kRows;
     if (row < static_cast<int>(b.shared.rows) && n < args.per_token - defect(Defect::kExpertDropped)) {
       const uint32_t mark = mark_of(args.uses, b);
       ptx::Watch watch;
@@ -539,7 +542,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
 __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t policy, int count) {
   const Range share = up_share(args, b, count);
   const uint32_t bytes = up_page_bytes(args.storage, args.page_k);
-  if (threadIdx.x % 32 == 0) {
+  if (b.thread % 32 == 0) {
     int rank = share.begin / args.by_tiles, of_expert = share.begin - rank * args.tiles;
 #pragma unroll 1
     for (int tile = share.begin; tile < share.end; ++tile) {
@@ -576,13 +579,13 @@ struct DownProducts {
 // The block's units of one expert, the expert of rank `rank`.
 template <int kUnits>
 __device__ __forceinline__ void multiply_down(Block& b, const uint8_t* units, int rank, DownProducts<kUnits>& p) {
-  const int half = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int half = b.thread / 128, warp = b.thread / 32 % 4, lane = b.thread % 32;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
     const uint2 w = *reinterpret_cast<const uint2*>(units + u * kDownUnitBytes + (half * 4 + warp) * 256 + lane * 8);
     p.a[u][0] = first_codes(w.x), p.a[u][1] = second_codes(w.x), p.a[u][2] = first_codes(w.y), p.a[u][3] = second_codes(w.y);
   }
-  const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input + rank * kDownInputBytes) + half * 256, 128, 128);
+  const ptx::Operand x = ptx::operand(ptx::shared_address(b.shared.input + rank * kDownInputBytes) + half * 256, 128, 128);
   ptx::products_begin();
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) ptx::product_e4m3(p.d[u], p.a[u], x);
@@ -590,10 +593,9 @@ __device__ __forceinline__ void multiply_down(Block& b, const uint8_t* units, in
 }
 
 template <int kUnits>
-__device__ __forceinline__ void promote_down(Block& b, const uint8_t* units, int rank, bool real, const DownProducts<kUnits>& p, float (&acc)[kUnits][4]) {
-  const int half = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  float2 token = *reinterpret_cast<const float2*>(b.shared.input + rank * kDownInputBytes + kDownK * kRows + (half * kRows + lane % 4 * 2) * 4);
-  if (!real) token = make_float2(0.0f, 0.0f);
+__device__ __forceinline__ void promote_down(Block& b, const uint8_t* units, int rank, const DownProducts<kUnits>& p, float (&acc)[kUnits][4]) {
+  const int half = b.thread / 128, warp = b.thread / 32 % 4, lane = b.thread % 32;
+  const float2 token = *reinterpret_cast<const float2*>(b.shared.input + rank * kDownInputBytes + kDownK * kRows + (half * kRows + lane % 4 * 2) * 4);
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
     const uint32_t s = *reinterpret_cast<const uint16_t*>(units + u * kDownUnitBytes + 2048 + half * 64 + warp * 16 + lane / 4 * 2);
@@ -605,17 +607,40 @@ __device__ __forceinline__ void promote_down(Block& b, const uint8_t* units, int
   }
 }
 
-// All chosen experts' units of one pass.
+// kCount of the experts of a page (or of two), from expert `i` of them on, all in flight.
+template <int kUnits, int kCount>
+__device__ __forceinline__ void down_some(Block& b, const uint8_t* const (&page)[2], int i, int here, int rank, float (&acc)[kUnits][4]) {
+  constexpr int kPerPage = down_experts_per_page(Storage::kMxfp4, kUnits);
+  DownProducts<kUnits> p[kCount];
+  const uint8_t* units[kCount];
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) {
+    const int at = defect(Defect::kExpertOrder) && b.shared.expert_count % 2 == 0 ? here - 1 - (i + n) : i + n;
+    units[n] = kPerPage < 4 && at >= kPerPage ? page[1] + (at - kPerPage) * (kUnits * kDownUnitBytes) : page[0] + at * (kUnits * kDownUnitBytes);
+    multiply_down<kUnits>(b, units[n], rank + at, p[n]);
+  }
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) {
+    if (n == 0) ptx::products_wait<kCount - 1>();
+    if (n == 1) ptx::products_wait<kCount < 2 ? 0 : kCount - 2>();
+    if (n == 2) ptx::products_wait<kCount < 3 ? 0 : kCount - 3>();
+    if (n == 3) ptx::products_wait<0>();
+    const int at = defect(Defect::kExpertOrder) && b.shared.expert_count % 2 == 0 ? here - 1 - (i + n) : i + n;
+    promote_down<kUnits>(b, units[n], rank + at, p[n], acc);
+  }
+}
+
+// All chosen experts' units of one pass: four at a time, and what is left.
 template <int kUnits>
 __device__ __forceinline__ void down_experts(Block& b, int count, float (&acc)[kUnits][4]) {
-  constexpr int kAtOnce = 4, kPerPage = down_experts_per_page(Storage::kMxfp4, kUnits);  // experts
-  constexpr int kPagesAtOnce = kPerPage < kAtOnce ? kAtOnce / kPerPage : 1;
+  constexpr int kPerPage = down_experts_per_page(Storage::kMxfp4, kUnits), kPagesAtOnce = kPerPage < 4 ? 4 / kPerPage : 1;
+  constexpr int kAtOnce = kPerPage * kPagesAtOnce;
+  static_assert(kPagesAtOnce <= 2);
+  const uint8_t* page[2];
+  int begin = 0;
 #pragma unroll 1
-  for (int begin = 0; begin < count; begin += kPerPage * kPagesAtOnce) {
-    const int here = min(kPerPage * kPagesAtOnce, count - begin);
-    const bool second = kPagesAtOnce == 2 && here > kPerPage;
-    const uint8_t* page[2];
-    if (second) {
+  for (; begin + kAtOnce <= count; begin += kAtOnce) {
+    if constexpr (kPagesAtOnce == 2) {
       await_pages(b, page);
     } else {
       const uint8_t* one[1];
@@ -623,36 +648,30 @@ __device__ __forceinline__ void down_experts(Block& b, int count, float (&acc)[k
       page[0] = page[1] = one[0];
     }
 #pragma unroll 1
-    for (int i = 0; i < here; i += kAtOnce) {
-      DownProducts<kUnits> p[kAtOnce];
-      const uint8_t* units[kAtOnce];
-      int rank[kAtOnce];
-#pragma unroll
-      for (int n = 0; n < kAtOnce; ++n) {  // the last expert again for those that there are not
-        const int at = defect(Defect::kExpertOrder) && count % 2 == 0 ? here - 1 - min(i + n, here - 1) : min(i + n, here - 1);
-        units[n] = (kPagesAtOnce == 2 && at >= kPerPage ? page[1] : page[0]) + at % kPerPage * kUnits * kDownUnitBytes;
-        rank[n] = begin + at;
-        multiply_down<kUnits>(b, units[n], rank[n], p[n]);
-      }
-      ptx::products_wait<3>();
-      promote_down<kUnits>(b, units[0], rank[0], true, p[0], acc);
-      ptx::products_wait<2>();
-      promote_down<kUnits>(b, units[1], rank[1], i + 1 < here, p[1], acc);
-      ptx::products_wait<1>();
-      promote_down<kUnits>(b, units[2], rank[2], i + 2 < here, p[2], acc);
-      ptx::products_wait<0>();
-      promote_down<kUnits>(b, units[3], rank[3], i + 3 < here, p[3], acc);
-    }
-    release_pages<1>(b);
-    if (second) release_pages<1>(b);
+    for (int i = 0; i < kAtOnce; i += 4) down_some<kUnits, 4>(b, page, i, kAtOnce, begin, acc);
+    release_pages<kPagesAtOnce>(b);
   }
+  const int left = count - begin;
+  if (left == 0) return;
+  const bool second = kPagesAtOnce == 2 && left > kPerPage;
+  if (second) {
+    await_pages(b, page);
+  } else {
+    const uint8_t* one[1];
+    await_pages(b, one);
+    page[0] = page[1] = one[0];
+  }
+#pragma unroll 1
+  for (int i = 0; i < left; ++i) down_some<kUnits, 1>(b, page, i, left, begin, acc);
+  release_pages<1>(b);
+  if (second) release_pages<1>(b);
 }
 
 // The same of E4M3: a page is as long as its products take, so one at a time is enough.
 template <int kUnits>
 __device__ __forceinline__ void down_experts_e4m3(Block& b, int count, float (&acc)[kUnits][4]) {
   constexpr int kPerPage = down_experts_per_page(Storage::kE4m3, kUnits);
-  const int half = threadIdx.x / 128, lane = threadIdx.x % 32;
+  const int half = b.thread / 128, lane = b.thread % 32;
 #pragma unroll 1
   for (int begin = 0; begin < count; begin += kPerPage) {
     const int here = min(kPerPage, count - begin);
@@ -673,10 +692,10 @@ __device__ __forceinline__ void down_experts_e4m3(Block& b, int count, float (&a
 #pragma unroll
     for (int n = 0; n < kPerPage; ++n) {
       const int at = min(n, here - 1);
-      const uint64_t a = ptx::descriptor(ptx::shared_address(page[0]) + at * kUnits * kDownUnitBytesE4m3 + half * 2048, 1024, 128);
-      const uint64_t x = ptx::descriptor(ptx::shared_address(b.shared.input) + (begin + at) * kDownInputBytes + half * 256, 128, 128);
+      const ptx::Operand a = ptx::operand(ptx::shared_address(page[0]) + at * kUnits * kDownUnitBytesE4m3 + half * 2048, 1024, 128);
+      const ptx::Operand x = ptx::operand(ptx::shared_address(b.shared.input) + (begin + at) * kDownInputBytes + half * 256, 128, 128);
 #pragma unroll
-      for (int u = 0; u < kUnits; ++u) ptx::product_e4m3(d[n][u], a + u * (kDownUnitBytesE4m3 >> 4), x);
+      for (int u = 0; u < kUnits; ++u) ptx::product_e4m3(d[n][u], a + u * kDownUnitBytesE4m3, x);
     }
     ptx::products_commit();
     ptx::products_wait<0>();
@@ -695,14 +714,14 @@ __device__ __forceinline__ void down_experts_e4m3(Block& b, int count, float (&a
 template <Storage kStorage, int kUnits, class Ready>
 __device__ void down_multiply(const ExpertsDownArgs& args, Block& b, Ready ready) {
   const int first = b.index() * args.passes * kUnits;
-  if (threadIdx.x == 0 && first >= args.units) ready();
+  if (b.thread == 0 && first >= args.units) ready();
   if (first >= args.units) return;
   const int count = b.shared.expert_count, slice = first / args.by_tiles;
-  if (threadIdx.x == 0) {
+  if (b.thread == 0) {
+    const uint8_t* const h = args.h + static_cast<size_t>(slice) * kMaxStepExperts * kDownInputBytes;
     ready();
     expect_input(b, count * kDownInputBytes);
-    ptx::bulk_copy(b.shared.input, args.h + static_cast<size_t>(slice) * kMaxStepExperts * kDownInputBytes, count * kDownInputBytes,
-                   &b.shared.input_full);
+    ptx::bulk_copy(b.shared.input, h, count * kDownInputBytes, &b.shared.input_full);
   }
   await_input(b);
 #pragma unroll 1
@@ -719,14 +738,14 @@ __device__ inline void down_finish(const ExpertsDownArgs& args, Block& b) {
   const int units = args.passes * args.units_per_pass, first = b.index() * units;
   if (first >= args.units) return;
 #pragma unroll 1
-  for (int u = 0; u < units; ++u) store_part(args.parts + static_cast<size_t>(first + u) * kPartFloats, take_over(b), mark_of(args.uses, b));
+  for (int u = 0; u < units; ++u) store_part(b, args.parts + static_cast<size_t>(first + u) * kPartFloats, take_over(b), mark_of(args.uses, b));
 }
 
 // The fetching warp: a page holds the units of several experts, one lane copies each.
 __device__ inline void down_fetch(const ExpertsDownArgs& args, Block& b, uint64_t policy, int count) {
   int first = b.index() * args.passes * args.units_per_pass;
   if (first >= args.units) return;
-  const int lane = threadIdx.x % 32;
+  const int lane = b.thread % 32;
   const uint32_t unit_bytes = down_unit_bytes(args.storage), bytes = args.units_per_pass * unit_bytes;
 #pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass, first += args.units_per_pass) {

@@ -14,7 +14,7 @@ __device__ __forceinline__ void store_codes(const Inputs& out, int row, int k, f
   *reinterpret_cast<uint32_t*>(out.codes + e4m3_input_offset(row, k)) =
       static_cast<uint32_t>(e4m3_pair(x.x * q.inverse, x.y * q.inverse)) |
       static_cast<uint32_t>(e4m3_pair(x.z * q.inverse, x.w * q.inverse)) << 16;
-  if (threadIdx.x % 32 == 0) out.scales[k / kQuantGroup * kRows + row] = q.scale;
+  if (k / 4 % 32 == 0) out.scales[k / kQuantGroup * kRows + row] = q.scale;
 }
 
 // The same four values as high and low parts.
@@ -26,9 +26,9 @@ __device__ __forceinline__ void store_splits(const Inputs& out, int row, int k, 
                    bf16_of(x.w - bf16_value(high.w)));
 }
 
-// Row `threadIdx.x / 32`, columns 4 (threadIdx.x % 32) .. + 3 of the block's 128, after the residual has become `x`.
-__device__ __forceinline__ void make_inputs(float4 x, float4 w, float* squares, const Inputs& out, int group) {
-  const int row = threadIdx.x / 32, lane = threadIdx.x % 32, k = group * kQuantGroup + lane * 4;
+// Columns 4 lane .. + 3 of the block's 128 of `row`, after the residual has become `x`. A warp a row.
+__device__ __forceinline__ void make_inputs(float4 x, float4 w, float* squares, const Inputs& out, int group, int row, int lane) {
+  const int k = group * kQuantGroup + lane * 4;
   const float sum = warp_sum(((x.x * x.x + x.y * x.y) + x.z * x.z) + x.w * x.w);
   if (lane == 0) squares[group * kRows + row] = sum;
   x = make_float4(x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w);
@@ -41,7 +41,7 @@ __device__ __forceinline__ void make_inputs(float4 x, float4 w, float* squares, 
 }
 
 __device__ __forceinline__ void embed(const EmbedArgs& args, Place b) {
-  const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row = b.thread / 32, lane = b.thread % 32;
 #pragma unroll 1
   for (int group = b.index(); group < args.hidden / kQuantGroup; group += b.count()) {
     const int k = group * kQuantGroup + lane * 4;
@@ -56,12 +56,12 @@ __device__ __forceinline__ void embed(const EmbedArgs& args, Place b) {
       }
     }
     *reinterpret_cast<float4*>(args.residual + row * args.hidden + k) = x;
-    make_inputs(x, __ldg(reinterpret_cast<const float4*>(args.norm_weight + k)), args.squares, args.out, group);
+    make_inputs(x, __ldg(reinterpret_cast<const float4*>(args.norm_weight + k)), args.squares, args.out, group, row, lane);
   }
 }
 
 __device__ __forceinline__ void reduce(const ReduceArgs& args, Place b) {
-  const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row = b.thread / 32, lane = b.thread % 32;
 #pragma unroll 1
   for (int group = b.index(); group < args.hidden / kQuantGroup; group += b.count()) {
     const int k = group * kQuantGroup + lane * 4;
@@ -69,21 +69,21 @@ __device__ __forceinline__ void reduce(const ReduceArgs& args, Place b) {
     const float4 weight = args.norm_weight != nullptr ? __ldg(reinterpret_cast<const float4*>(args.norm_weight + k)) : float4{};
     const float4 before = args.residual != nullptr ? __ldcg(at) : float4{};
     float4 branch = sum_parts<4, 2, float4>(args.parts, b, group * 2 + lane / 16, row * kTileRows + lane % 16 * 4);
-    if (b.comm->ranks > 1)
-      branch = all_reduce(*b.comm, b, args.comm_uses, args.comm_half, group, args.hidden / kQuantGroup, row * kQuantGroup + lane * 4, branch);
+    if (b.comm().ranks > 1)
+      branch = all_reduce(b.comm(), b, args.comm_uses, args.comm_half, group, args.hidden / kQuantGroup, row * kQuantGroup + lane * 4, branch);
     const float4 x = before + branch;
     if (args.residual != nullptr) *at = x;
     if (args.tap.high != nullptr) {
       store_splits(args.tap, row, k, x);
     }
-    if (args.norm_weight != nullptr) make_inputs(x, weight, args.squares, args.out, group);
+    if (args.norm_weight != nullptr) make_inputs(x, weight, args.squares, args.out, group, row, lane);
   }
 }
 
 // h of a dense feed-forward: 128 values of h come from four tiles, each with gate and up rows by turns of eight. A lane makes h 4 (lane % 8) .. + 3 of
 // tile lane / 8.
 __device__ __forceinline__ void swiglu(const SwigluArgs& args, Place b) {
-  const int row = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 8;
+  const int row = b.thread / 32, lane = b.thread % 32, quad = lane % 8;
   const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
 #pragma unroll 1
   for (int group = b.index(); group < args.width / kQuantGroup; group += b.count()) {

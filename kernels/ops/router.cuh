@@ -28,7 +28,7 @@ __device__ __forceinline__ Best warp_best(uint32_t key, uint32_t id) {
 __device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
   constexpr int kWarps = kMathThreads / 32, kOfWarp = kMaxExperts / kWarps;
   static_assert(kOfWarp == 64 && kWarps * kMaxExpertsPerToken == 64, "two a lane");
-  const int row = b.index(), thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int row = b.index(), thread = b.thread, lane = thread % 32, warp = thread / 32;
   Choice& choice = *args.choice;
   const uint32_t mark = mark_of(args.uses, b) << 31;
   if (row >= static_cast<int>(b.shared.rows)) {

@@ -77,13 +77,13 @@ __device__ __forceinline__ Ids own_ids(int vocab) {
 
 // To rank `to`: the largest logit of a tile and its id.
 __device__ __forceinline__ void store_best(const Place& b, int to, int place, float value, int id, Uses uses) {
-  ptx::store_relaxed_system(b.comm->best[to] + place,
+  ptx::store_relaxed_system(b.comm().best[to] + place,
                             static_cast<uint64_t>(static_cast<uint32_t>(id) | mark_of(uses, b) << 31) << 32 | __float_as_uint(value));
 }
 
 __device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
-  const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
+  const int row = b.thread / 32, lane = b.thread % 32;
+  const float factor = args.norm.squares != nullptr ? norm_factor(args.norm, norm_squares(args.norm, row)) : 1.0f;
   const int tiles = args.parts.tiling.tiles, all_tiles = (args.vocab + kTileRows - 1) / kTileRows;
 #pragma unroll 1
   for (int tile = b.index(); tile < tiles; tile += b.count()) {
@@ -101,6 +101,7 @@ __device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
       bad = bad || !(x < INFINITY);
       if (ranks_before(x, token, best, id)) best = x, id = token;
     }
+    if (args.best_uses == kNobodyAsks) continue;
 #pragma unroll
     for (int stride = 16; stride > 0; stride /= 2) {
       const float other = __shfl_xor_sync(~0u, best, stride);
@@ -108,13 +109,13 @@ __device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
       if (ranks_before(other, other_id, best, id)) best = other, id = other_id;
     }
     bad = __any_sync(~0u, bad);
-    if (lane < b.comm->ranks) store_best(b, lane, row * all_tiles + args.first / kTileRows + tile, bad ? NAN : best, id, args.best_uses);
+    if (lane < b.comm().ranks) store_best(b, lane, row * all_tiles + args.first / kTileRows + tile, bad ? NAN : best, id, args.best_uses);
   }
 }
 
 // The row's greedy token, from the best of each tile of all GPUs; -1 - kBadLogit or -1 - kNoLogit for a row that cannot be decoded.
 __device__ __forceinline__ int greedy_token(Place b, int row, int tiles, Uses uses) {
-  const uint64_t* best = b.comm->best[b.comm->rank] + static_cast<size_t>(row) * tiles;
+  const uint64_t* best = b.comm().best[b.comm().rank] + static_cast<size_t>(row) * tiles;
   const uint32_t mark = mark_of(uses, b);
   float value = -INFINITY;
   int id = 0x7fffffff;

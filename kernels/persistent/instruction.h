@@ -16,7 +16,7 @@ enum class Op : uint32_t {
   kLinear,     // inputs -> parts
   kQkv,        // parts -> q; keys and values into the cache
   kAttendWindow,  // parts -> keys and values into the cache, and what attention makes of them and q -> inputs
-  kAttend,     // q, cache -> inputs, or partial results per chunk of keys
+  kAttend,     // q, cache -> partial results per chunk of keys
   kCombine,    // partial results -> inputs
   kReduce,     // parts + residual -> residual, inputs
   kSwiglu,     // parts of gate and up -> inputs
@@ -85,8 +85,8 @@ struct LinearArgs {
 struct QkvArgs {
   Parts parts;
   Norm norm;
-  float* q;                         // [8][q_heads][head_dim]; null when q_heads is 0
-  uint16_t* keys;                   // BF16 [set][kv_head][max_context][head_dim]
+  uint16_t* q;                      // query_index; null when q_heads is 0
+  uint16_t* keys;                   // BF16 [set][kv_head][max_context][head_dim], rows as cache_element has them
   uint16_t* values;                 // BF16 [set][kv_head][max_context][128]
   const float *q_norm, *k_norm;     // [set][head_dim], or null
   const float* turns;               // [max_context][32][cos, sin]
@@ -97,7 +97,7 @@ struct QkvArgs {
 
 // Layers with a window of at most 128 and heads of 192: projection's sums to attention's result. One block a head.
 struct AttendWindowArgs {
-  Parts parts;           // rows [q heads | k heads | v heads]
+  Parts parts;           // rows [q heads | k heads | v heads]; k in one slice, at most kMostPieces pieces a unit
   Norm norm;
   uint16_t *keys, *values;
   const float* sinks;    // [q_heads], or null
@@ -105,14 +105,15 @@ struct AttendWindowArgs {
   Inputs out;
   float value_scale;
   int q_heads, kv_heads, max_context, window;
+  Divisor by_group;      // q_heads / kv_heads
 };
 
 struct AttendArgs {
-  const float* q;
+  const uint16_t* q;     // query_index
   const uint16_t *keys, *values;
   const float* sinks;    // [q_heads], or null
   Inputs out;            // k of the next linear = head * 128 + dimension
-  float* partial;        // [chunk of 128 keys][head][8][132]: weighted sums, largest score, sum of exponentials; null: one unit sees all keys
+  float* partial;        // [chunk % kMostChunks][head][8][132]: weighted sums, largest score times log2 e, sum of exponentials
   int q_heads, kv_heads, head_dim, max_context;
   int window;            // 0: none
   bool both_ways;        // the draft's block: every row sees all rows
@@ -184,11 +185,12 @@ struct ExpertsDownArgs {
   int experts_per_page;      // of a ring page
 };
 
+inline constexpr Uses kNobodyAsks = ~Uses{0};
 struct LogitsArgs {
   Parts parts;
-  Norm norm;
+  Norm norm;                 // squares null: none
   float* logits;             // [8][vocab]; only this GPU's
-  Uses best_uses;            // of Comm::best
+  Uses best_uses;            // of Comm::best; kNobodyAsks: only the sums are wanted
   int vocab, first, rows;    // of the whole head, and this GPU's part of it; padded rows of the last tile are left out
 };
 

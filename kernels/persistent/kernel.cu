@@ -1,6 +1,7 @@
 #include "kernel.cuh"
 
 #include "kernels/ops/accept.cuh"
+#include "kernels/ops/attention_cache.cuh"
 #include "kernels/ops/attention_window.cuh"
 #include "kernels/ops/products.cuh"
 #include "kernels/ops/residual.cuh"
@@ -35,6 +36,8 @@ __device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, B
 // `ready`: what thread 0 of a product calls before it fetches inputs.
 template <class Ready>
 __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready ready) {
+  // Ahead of the others: among them the operation's number costs a register that this one wants.
+  if (ins.op == Op::kAttend) return ins.attend.head_dim == 192 ? attend<192>(ins.attend, b) : attend<128>(ins.attend, b);
   switch (ins.op) {
     case Op::kEmbed: return embed(ins.embed, b);
     case Op::kLinear:
@@ -42,7 +45,7 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
                                                 : linear_multiply<Format::kBf16>(ins.linear, b, ready);
     case Op::kQkv: return qkv(ins.qkv, b);
     case Op::kAttendWindow: return attend_window(ins.window, b);
-    case Op::kAttend: b.input_phase = attend(ins.attend, b, b.input_phase); return;
+    case Op::kAttend: return;  // above
     case Op::kCombine: return combine(ins.attend, b);
     case Op::kReduce: return reduce(ins.reduce, b);
     case Op::kSwiglu: return swiglu(ins.swiglu, b);
@@ -67,11 +70,20 @@ __device__ __forceinline__ void finish(const Instruction& ins, Block& b) {
   }
 }
 
-// `experts`: how many are chosen, known from the first product that needs them.
-__device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t policy, int& experts) {
+// `experts`: how many are chosen, known from the first product that needs them. `ready`: what a lane calls before it fetches what this step has made.
+template <class Ready>
+__device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t policy, int& experts, Ready ready) {
   switch (ins.op) {
+    case Op::kAttend:
+      if (b.thread % 32 == 0) {
+        if (ins.attend.head_dim == 192) attend_fetch<192>(ins.attend, b, ready);
+        else attend_fetch<128>(ins.attend, b, ready);
+      }
+      b.page.place = __shfl_sync(~0u, b.page.place, 0);
+      b.page.phase = __shfl_sync(~0u, b.page.phase, 0);
+      return;
     case Op::kLinear:
-      if (threadIdx.x % 32 == 0) linear_fetch(ins.linear, b, policy);
+      if (b.thread % 32 == 0) linear_fetch(ins.linear, b, policy);
       b.page.place = __shfl_sync(~0u, b.page.place, 0);
       b.page.phase = __shfl_sync(~0u, b.page.phase, 0);
       return;
@@ -81,6 +93,11 @@ __device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t
     case Op::kExpertsDown:
       if (experts == 0) experts = list_experts(ins.down.choice, ins.down.choice_uses, ins.down.experts, b);  // launched alone
       return down_fetch(ins.down, b, policy, experts);
+    case Op::kAttendWindow:
+      if (threadIdx.x % 32 == 0) window_fetch(ins.window, b);
+      b.page.place = __shfl_sync(~0u, b.page.place, 0);
+      b.page.phase = __shfl_sync(~0u, b.page.phase, 0);
+      return;
     default: return;
   }
 }
@@ -91,15 +108,18 @@ __device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t
 struct Reader {
   const Instruction* list;
   Instruction* slots;  // [2]
-  uint2 next;
-  __device__ __forceinline__ void load(int index) { next = __ldg(reinterpret_cast<const uint2*>(list + index) + threadIdx.x % 32); }
-  __device__ __forceinline__ void store(int parity) { reinterpret_cast<uint2*>(slots + parity)[threadIdx.x % 32] = next; }
+  // One warp, when nobody reads the slot any more; what it brings is there for all behind arrived() and a barrier.
+  __device__ __forceinline__ void load(int index, int parity) const {
+    const int lane = this_thread() % 32;
+    if (lane < static_cast<int>(sizeof(Instruction) / 16)) copy_16(reinterpret_cast<uint4*>(slots + parity) + lane, reinterpret_cast<const uint4*>(list + index) + lane, true);
+  }
+  __device__ __forceinline__ void arrived() const { copies_wait(); }
 };
 
 // Into the trace, if there is one: the clock at `at`, and at `also` the same again or, for the beginning, the GPU's common clock. One thread of a role.
 __device__ __forceinline__ void record(const Program& program, int instruction, int at, int also) {
-  if (program.trace == nullptr || threadIdx.x % kFinishThreads != 0 || (threadIdx.x != 0 && at != 2)) return;
-  long long* trace = program.trace + (static_cast<size_t>(instruction) * gridDim.x + blockIdx.x) * 4;
+  if (program.trace == nullptr || this_thread() % kFinishThreads != 0 || (this_thread() != 0 && at != 2)) return;
+  long long* trace = program.trace + (static_cast<size_t>(instruction) * passing(gridDim.x) + passing(blockIdx.x)) * 4;
   trace[at] = clock64();
   trace[also] = also == 3 ? static_cast<long long>(ptx::nanoseconds()) : trace[at];
 }
@@ -119,66 +139,70 @@ __device__ __forceinline__ int begin_pass(const Launch& launch, uint32_t first_r
 
 enum class Role { kMath, kFinish, kFetch };
 
+// One walk over the list, or over its verify part. In shared memory: registers are for the operations.
+struct Pass {
+  int begin, end;             // instructions; begin -1: none, the launch ends
+  uint32_t drafted;           // whether the draft part runs
+  uint32_t drafts, verifies;  // parts that the launch has run when the pass is over
+  uint32_t odd;               // bits 1 and 2: whether odd numbers of the two parts have run before, in all
+};
+
+__device__ __forceinline__ Pass pass_from(const Shared& shared, int begin, int end, bool drafted, uint32_t drafts, uint32_t verifies) {
+  return {begin, end, drafted, drafts + drafted, verifies + 1, ((shared.before.drafts + drafts) & 1) << 1 | ((shared.before.verifies + verifies) & 1) << 2};
+}
+
 template <Role kRole>
-__device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile int* pass_begin) {
+__device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass) {
   const Program& program = launch.program;
   const bool alone = launch.only >= 0;
-  constexpr int kLeader = kRole == Role::kMath ? 0 : kRole == Role::kFinish ? kFinishWarp : kFetchWarp;
-  const bool leads = threadIdx.x / 32 == kLeader;
-  Reader reader{program.list, b.shared.fetched[static_cast<int>(kRole)], {}};
-  const uint32_t first_round = launch.state->round;
+  constexpr uint32_t kLeader = kRole == Role::kMath ? 0 : kRole == Role::kFinish ? kFinishWarp : kFetchWarp;
+  const auto leads = [&] { return this_thread() / 32 == kLeader; };
+  const Reader reader{program.list, b.shared.fetched[static_cast<int>(kRole)]};
   const uint64_t policy = kRole == Role::kFetch ? ptx::evict_first() : 0;
-  // Parts of the list that have run: in all, and by this launch.
-  const volatile Epoch* epoch = program.epoch;
-  const uint32_t drafts_before = epoch->drafts, verifies_before = epoch->verifies;
-  uint32_t drafts = 0, verifies = 0;
   int parity = 0;
-  if (alone && threadIdx.x == 0 && blockIdx.x == 0 && launch.only == first_of_pass(launch)) launch.state->began_ns = ptx::nanoseconds();
 
-  for (int pass = 0;; ++pass) {
-    int begin = launch.only, end = launch.only + 1;
-    bool drafted = program.verify > 0;
+  for (;;) {
     if (!alone) {
-      if (kRole == Role::kMath && threadIdx.x == 0) {
-        if (pass > 0)
-          ptx::wait_counter(program.done + (program.count - 1) * kLineWords, verifies, b.fault(), ptx::Wait::kPrevious, b.instruction);
-        pass_begin[pass & 1] = begin_pass(launch, first_round);
-        if (pass == 0 && blockIdx.x == 0) launch.state->began_ns = ptx::nanoseconds();  // later rounds begin where the one before ended
+      ptx::group_sync<4, kThreads - 32>();  // nobody reads of the pass before any more
+      if (kRole == Role::kMath && this_thread() == 0) {
+        if (pass.verifies > 0)
+          ptx::wait_counter(program.done + (program.count - 1) * kLineWords, pass.verifies, b.fault(), ptx::Wait::kPrevious, b.instruction);
+        else if (blockIdx.x == 0) launch.state->began_ns = ptx::nanoseconds();  // later rounds begin where the one before ended
+        const int begin = begin_pass(launch, b.shared.first_round);
+        pass = pass_from(b.shared, begin, program.count, program.verify > 0 && begin == 0, pass.drafts, pass.verifies);
         b.shared.rows = launch.state->rows;
         b.shared.start = launch.state->start;
       }
       ptx::group_sync<4, kThreads - 32>();
-      begin = pass_begin[pass & 1];
-      if (begin < 0) return;
-      end = program.count;
-      drafted = drafted && begin == 0;
-    } else {
-      drafted = drafted && first_of_pass(launch) == 0;
+      if (pass.begin < 0) return;
     }
-    if (leads) {
-      reader.load(begin);
-      reader.store(parity);
+    if (leads()) {
+      reader.load(pass.begin, parity);
+      reader.arrived();
     }
     int experts = 0;
-    for (int i = begin; i < end; ++i) {
-      const bool verifying = i >= program.verify;
+    for (int i = pass.begin; i < pass.end; ++i) {
       b.instruction = static_cast<uint32_t>(i);
-      b.uses = ((drafts_before + drafts + (verifying && drafted ? 1 : 0)) & 1) << 1 | ((verifies_before + verifies) & 1) << 2;
-      if (leads && i + 1 < end) reader.load(i + 1);
+      b.thread = this_thread();
+      b.uses = pass.odd ^ (i >= program.verify ? pass.drafted << 1 : 0);
       const Instruction& ins = reader.slots[parity];
+      const auto ready = [&] {  // one thread
+        if (ins.waits >= 0 && !alone) {
+          const uint32_t count = ins.waits >= program.verify ? pass.verifies : pass.drafts;
+          ptx::wait_counter(program.done + ins.waits * kLineWords, count * ins.arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction);
+        }
+        if constexpr (kRole == Role::kMath) record(program, i, 0, 3);
+      };
+      const auto load_next = [&] {
+        if (leads() && i + 1 < pass.end) reader.load(i + 1, parity ^ 1);
+      };
       if constexpr (kRole == Role::kMath) {
         math_sync();  // the instruction before has left shared memory; this one is there
+        load_next();
         if (b.index() < ins.workers) {
-          const auto ready = [&] {
-            if (ins.waits >= 0 && !alone) {
-              const uint32_t passes = ins.waits >= program.verify ? verifies + 1 : drafts + (drafted ? 1 : 0);
-              ptx::wait_counter(program.done + ins.waits * kLineWords, passes * ins.arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction);
-            }
-            record(program, i, 0, 3);
-          };
           if (!is_product(ins.op)) {
             await_taken_over(b);
-            if (threadIdx.x == 0) ready();
+            if (b.thread == 0) ready();
             if (ins.waits >= 0) math_sync();
           }
           if (alone && ins.op == Op::kExpertsDown) await_experts(b);
@@ -187,9 +211,9 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
           if (!is_product(ins.op)) {
             ptx::fence_async_shared();  // the next inputs may come to where this one worked
             math_sync();
-            if (threadIdx.x == 0) {
+            if (this_thread() == 0) {
               if (ins.op == Op::kAccept) {
-                program.epoch->drafts += drafted;
+                program.epoch->drafts += pass.drafted;
                 program.epoch->verifies += 1;
               }
               if (!alone && !(defect(Defect::kLostReport) && b.index() == 0 && ins.op == Op::kEmbed)) ptx::add_release(program.done + i * kLineWords, 1);
@@ -198,32 +222,32 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, volatile in
         }
       } else if constexpr (kRole == Role::kFinish) {
         finish_sync();
+        load_next();
         if (is_product(ins.op)) {
           finish(ins, b);
           if (ins.op == Op::kExpertsUp) finish_sync();
-          if (threadIdx.x % kFinishThreads == 0) {
+          if (b.thread % kFinishThreads == 0) {
             record(program, i, 2, 2);
             if (ins.op == Op::kExpertsUp && !alone) ptx::add_release(program.done + i * kLineWords, 1);
           }
         }
       } else {
         __syncwarp();
+        load_next();
         if (ins.op == Op::kExpertsUp) experts = 0;
-        fetch(ins, b, policy, experts);
+        if (b.index() < ins.workers) fetch(ins, b, policy, experts, ready);
       }
       parity ^= 1;
-      if (leads && i + 1 < end) reader.store(parity);
+      if (leads()) reader.arrived();
     }
     if (alone) return;
-    drafts += drafted;
-    ++verifies;
   }
 }
 
 __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constant__ Launch launch) {
   extern __shared__ __align__(128) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  __shared__ int pass_begin[2];
+  __shared__ Pass pass;
   if (threadIdx.x == 0) {
     for (int i = 0; i < kPages; ++i) {
       ptx::barrier_init(&shared.page_full[i], 1);
@@ -237,20 +261,30 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     ptx::barrier_init(&shared.experts_full, 1);
     shared.rows = launch.state->rows;
     shared.start = launch.state->start;
+    shared.first_round = launch.state->round;
+    shared.before = *launch.program.epoch;
+    shared.comm = &launch.program.comm;
+    if (launch.only < 0) {
+      pass.drafts = pass.verifies = 0;
+    } else {
+      const int first = first_of_pass(launch);
+      pass = pass_from(shared, launch.only, launch.only + 1, launch.program.verify > 0 && first == 0, 0, 0);
+      if (blockIdx.x == 0 && launch.only == first) launch.state->began_ns = ptx::nanoseconds();
+    }
     ptx::fence_barrier_init();
   }
   __syncthreads();
-  Block b{{shared, launch.state, launch.mailbox, &launch.program.comm, 0, 0}, {}, {}, 0, 0};
+  Block b{{shared, launch.state, launch.mailbox, 0, 0, 0}, {}, {}, 0, 0};
   const int warp = threadIdx.x / 32;
   // Together no more than the 168 a thread of the launch: what is asked for beyond them is waited for without end.
   static_assert(kMathThreads * 208 + (kThreads - kMathThreads) * 88 <= kThreads * 168);
   if (warp < kFinishWarp) {
     ptx::more_registers<208>();
-    walk<Role::kMath>(launch, b, pass_begin);
+    walk<Role::kMath>(launch, b, pass);
   } else {
     ptx::fewer_registers<88>();
-    if (warp < kFetchWarp) walk<Role::kFinish>(launch, b, pass_begin);
-    else if (warp == kFetchWarp) walk<Role::kFetch>(launch, b, pass_begin);
+    if (warp < kFetchWarp) walk<Role::kFinish>(launch, b, pass);
+    else if (warp == kFetchWarp) walk<Role::kFetch>(launch, b, pass);
   }
 }
 

@@ -10,11 +10,6 @@
 
 namespace kilotoken::stack {
 
-// How often the two parts of a list have run since the model was made: buffers of parts tell their uses apart by it. One for all sequences of a model.
-struct Epoch {
-  uint32_t drafts, verifies;
-};
-
 // The parts of a round in the list: [0, verify) drafts, [verify, count) verifies, accepts and prepares the next step.
 struct Program {
   const Instruction* list;  // device

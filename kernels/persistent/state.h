@@ -47,6 +47,11 @@ struct SessionState {
   uint32_t mixture_layers;
 };
 
+// How often the two parts of a list have run since the model was made: buffers of parts tell their uses apart by it. One for all sequences of a model.
+struct Epoch {
+  uint32_t drafts, verifies;
+};
+
 // One finished round, as the host reads it. `sequence` is written last.
 struct RoundRecord {
   uint32_t sequence;  // 1 + the number of rounds before

@@ -17,13 +17,20 @@ __device__ __forceinline__ void product_16x8(float (&d)[4], uint32_t a0, uint32_
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// The four 8 x 8 matrices whose rows the lanes name, each transposed.
-__device__ __forceinline__ void load_transposed(uint32_t (&a)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+// The four 8 x 8 matrices whose rows the lanes name by shared-memory addresses, as they are or each transposed.
+__device__ __forceinline__ void load_rows(uint32_t (&a)[4], uint32_t row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
+__device__ __forceinline__ void load_columns(uint32_t (&a)[4], uint32_t row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(row)
+               : "memory");
+}
+__device__ __forceinline__ void load_transposed(uint32_t (&a)[4], const void* row) { load_columns(a, shared_address(row)); }
 
 // Sixteen bytes to shared memory without a register; zeros if not `valid`.
 __device__ __forceinline__ void copy_16(void* to, const void* from, bool valid) {
@@ -31,13 +38,6 @@ __device__ __forceinline__ void copy_16(void* to, const void* from, bool valid) 
 }
 // Of the calling thread's own copies.
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-// Not moved across other memory operations by the compiler.
-__device__ __forceinline__ uint4 load_now(const void* from) {
-  uint4 x;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
-  return x;
-}
 
 // Round to nearest even, saturating; the low byte is x's code.
 __device__ __forceinline__ uint16_t e4m3_pair(float x, float y) {
@@ -51,6 +51,33 @@ __device__ __forceinline__ uint16_t bf16_of(float x) {
   uint16_t code;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(code) : "f"(x));
   return code;
+}
+
+// Two values as BF16, x in the lower half.
+__device__ __forceinline__ uint32_t bf16_pair(float x, float y) {
+  uint32_t words;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words) : "f"(y), "f"(x));
+  return words;
+}
+
+// 2^x.
+__device__ __forceinline__ float exp2_of(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// threadIdx.x, read here and now.
+__device__ __forceinline__ uint32_t this_thread() {
+  uint32_t x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+
+// The same number, of which the compiler does not know it: what is derived from it is not kept in registers for the next time.
+__device__ __forceinline__ uint32_t passing(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
 }
 
 }  // namespace kilotoken::ptx

@@ -1,6 +1,6 @@
 // Step times of a pro-synthetic slice on one GPU, as one rank of `of` sees it: plain and speculative rounds inside one launch, the
-// same instructions as a CUDA graph, and where the cycles of a layer go. Arguments: layers of [tokens] [context] [fp8]; fp8:
-// experts as E4M3.
+// same instructions as a CUDA graph, and where the cycles of a layer go. Arguments: layers of [tokens] [context] [filled]
+// [fp8]; filled: so many positions before the prompt hold keys and values made by a formula; fp8: experts as E4M3.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
     const auto stack = Stack::make(0, target, &draft, *source);
     std::printf("%u layers, experts %s, rank 0 of %u: %.2f GB of pages, %d blocks\n", shape.layers, shape.fp8_experts ? "E4M3" : "MXFP4", shard.of, static_cast<double>(stack->weight_bytes()) / 1e9, stack->blocks());
     Request request = request_of(target.vocab, tokens);
+    request.filled_context = argc > 5 ? std::stoi(argv[5]) : 0;
     const std::vector<int32_t> expected = decode_runs(*stack, request, target.vocab, {Mode::kResident, Mode::kGraph, Mode::kOps});
     check_rows(*stack, request, expected, 100, target.vocab, {1, 2, 3, 8});
     request.block_size = 8;

@@ -33,7 +33,7 @@ const listed = (program: string, ...args: string[]) =>
     : ['nothing'];
 
 describe.skipIf(missing !== null)(`operations of the stack, ${on}`, () => {
-  test.each([['stack_ops'], ['stack_ops', '--break', 'all'], ['stack_experts']])(
+  test.each([['stack_ops'], ['stack_ops', '--break', 'all'], ['stack_experts'], ['stack_attention', '--quick']])(
     '%s %s %s',
     { timeout: 300_000 },
     (program, ...args) => {

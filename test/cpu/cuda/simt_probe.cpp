@@ -55,11 +55,29 @@ void product_kernel(bool waits, bool overwrites) {
   __syncthreads();
   float d[4];
   ptx::products_begin();
-  ptx::product_e4m3(d, ptx::descriptor(ptx::shared_address(m.page), 1024, 128), ptx::descriptor(ptx::shared_address(m.input), 128, 128));
+  ptx::product_e4m3(d, ptx::operand(ptx::shared_address(m.page), 1024, 128), ptx::operand(ptx::shared_address(m.input), 128, 128));
   ptx::products_commit();
   if (overwrites) m.input[threadIdx.x] = 0;
   if (waits) ptx::products_wait<0>();
   result[threadIdx.x] = d[0];
+}
+
+// Four matrices of eight rows of sixteen bytes, as they are and transposed: eight elements of a lane, each of which is counted if it is the right one. `elsewhere`: the
+// last matrix lies behind the block's memory.
+void matrices_kernel(bool elsewhere) {
+  Memory& m = memory();
+  uint16_t* const page = reinterpret_cast<uint16_t*>(m.page);
+  for (int i = 0; i < 2; ++i) page[threadIdx.x + 128 * i] = static_cast<uint16_t>(threadIdx.x + 128 * i);
+  __syncthreads();
+  const uint32_t lane = threadIdx.x % 32, row = ptx::shared_address(page + lane * 8) + (elsewhere && lane >= 24 ? sizeof m : 0);
+  uint32_t rows[4], columns[4];
+  ptx::load_rows(rows, row);
+  ptx::load_columns(columns, row);
+  for (uint32_t n = 0; n < 4; ++n)
+    for (uint32_t i = 0; i < 2; ++i) {
+      const uint32_t one = lane / 4, pair = lane % 4 * 2 + i;
+      result[threadIdx.x] += (rows[n] >> 16 * i & 0xffff) == n * 64 + one * 8 + pair && (columns[n] >> 16 * i & 0xffff) == n * 64 + pair * 8 + one;
+    }
 }
 
 // One block tells all others; `tells` is false: nobody does.
@@ -100,6 +118,8 @@ int main(int argc, char** argv) {
   else if (name == "product") status = run([] { product_kernel(true, false); });
   else if (name == "product unawaited") status = run([] { product_kernel(false, false); });
   else if (name == "product overwritten") status = run([] { product_kernel(true, true); });
+  else if (name == "matrices") status = run([] { matrices_kernel(false); });
+  else if (name == "matrices elsewhere") status = run([] { matrices_kernel(true); });
   else if (name == "flag") status = run([] { flag_kernel(true); }, 4);
   else if (name == "flag untold") status = run([] { flag_kernel(false); }, 4);
   else if (name == "barrier unread") status = run([] { unread_barrier_kernel(); });

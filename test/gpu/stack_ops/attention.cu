@@ -71,8 +71,25 @@ Vector project(const HandParts& parts, double factor, int row, int position, con
   return out;
 }
 
-// Element `d` of a head's row of keys or values, from the head's first place on.
-size_t element(int position, int dimensions, int d) { return static_cast<size_t>(position) * dimensions + d; }
+// Element `d` of a head's row of keys or values, from the head's first place on: as attention over the cache has them, or in order as layers with a short window do.
+size_t element(int position, int dimensions, int d) { return static_cast<size_t>(position) * dimensions + cache_element(position, d); }
+size_t in_order(int position, int dimensions, int d) { return static_cast<size_t>(position) * dimensions + d; }
+
+// Queries as the device reads them, from [8][heads][dimensions]: two BF16 parts a number; what belongs to no head is NaN.
+std::vector<uint16_t> query_parts(const std::vector<float>& q, int q_heads, int kv_heads, int head_dim) {
+  std::vector<uint16_t> out(query_elements(q_heads, kv_heads, head_dim), 0xffff);
+  const int shared_by = q_heads / kv_heads, groups = groups_of_kv(q_heads, kv_heads);
+  for (int r = 0; r < kRows; ++r)
+    for (int head = 0; head < q_heads; ++head)
+      for (int d = 0; d < head_dim; ++d) {
+        const int group = head / shared_by * groups + head % shared_by / kGroupHeads, of_group = head % shared_by % kGroupHeads;
+        const float x = q[(static_cast<size_t>(r) * q_heads + head) * head_dim + d];
+        const uint16_t high = float_to_bf16(x);
+        out[query_index(group, 0, r, of_group, d & ~1, head_dim) + d % 2] = high;
+        out[query_index(group, 1, r, of_group, d & ~1, head_dim) + d % 2] = float_to_bf16(x - bf16_to_float(high));
+      }
+  return out;
+}
 
 void look_bf16(Worst& worst, const char* of, size_t i, uint16_t code, double expected, double bound) {
   worst.look(of, i, bf16_to_float(code), expected, bound + bf16_half_step(std::fabs(expected) + bound));
@@ -107,6 +124,7 @@ struct Attention {
   bool has_sink;
   double sink;
   int rescalings;
+  size_t (*element)(int, int, int);
 };
 
 Vector attention(const Vector& q, const Attention& a) {
@@ -117,7 +135,7 @@ Vector attention(const Vector& q, const Attention& a) {
   for (int i = 0; i < n; ++i) {
     double sum = 0, bound = 0, magnitude = 0;
     for (int d = 0; d < a.head_dim; ++d) {
-      const double k = bf16_to_float(a.keys[element(a.first + i, a.head_dim, d)]);
+      const double k = bf16_to_float(a.keys[a.element(a.first + i, a.head_dim, d)]);
       sum += q.value[d] * k;
       magnitude += std::fabs(q.value[d] * k);
       bound += q.bound[d] * std::fabs(k);
@@ -137,7 +155,7 @@ Vector attention(const Vector& q, const Attention& a) {
     total += w;
     total_error += w * relative;
     for (int d = 0; d < kValueDim; ++d) {
-      const double v = bf16_to_float(a.values[element(a.first + i, kValueDim, d)]);
+      const double v = bf16_to_float(a.values[a.element(a.first + i, kValueDim, d)]);
       out.value[d] += w * v;
       magnitude[d] += std::fabs(w * v);
       out.bound[d] += w * std::fabs(v) * relative;
@@ -179,8 +197,7 @@ void test_qkv() {
     const std::vector<float> q_norm = normals(static_cast<size_t>(c.sets) * c.head_dim), k_norm = normals(static_cast<size_t>(c.sets) * c.head_dim);
     const Guarded<float> device_q_norm(q_norm), device_k_norm(k_norm), turns(turn_table());
     for (const int start : small ? std::vector<int>{17} : std::vector<int>{0, 17, 2040}) {
-      std::vector<float> q_eight;
-      std::vector<uint16_t> keys_eight, values_eight;
+      std::vector<uint16_t> q_eight, keys_eight, values_eight;
       const std::mt19937 begin = generator;
       for (int rows = kRows; rows >= 1; --rows, ++n) {
         generator = begin;
@@ -188,7 +205,7 @@ void test_qkv() {
         const HandParts parts(c.tiling, rows, 1.0f, n);
         const size_t key_stride = static_cast<size_t>(c.kv_heads) * kPlaces * c.head_dim, value_stride = static_cast<size_t>(c.kv_heads) * kPlaces * kValueDim;
         const Guarded<uint16_t> keys(key_stride * c.sets), values(value_stride * c.sets);
-        const Guarded<float> q(static_cast<size_t>(kRows) * std::max(c.q_heads, 1) * c.head_dim);
+        const Guarded<uint16_t> q(query_elements(std::max(c.q_heads, 1), c.q_heads > 0 ? c.kv_heads : 1, c.head_dim));
         const std::vector<uint16_t> keys_before(keys.size(), 0xffff), values_before(values.size(), 0xffff);
         Instruction ins = instruction(Op::kQkv);
         QkvArgs& a = ins.qkv;
@@ -211,11 +228,12 @@ void test_qkv() {
         a.value_set_stride = value_stride;
         rig.step(start, rows);
         rig.run(ins);
-        const std::vector<float> got_q = q.read("qkv");
+        const std::vector<uint16_t> got_q = q.read("qkv");
         const std::vector<uint16_t> got_keys = keys.read("qkv"), got_values = values.read("qkv");
         check_untouched("qkv", keys_before, got_keys, c.head_dim, start, rows);
         check_untouched("qkv", values_before, got_values, kValueDim, start, rows);
         if (rows == kRows) q_eight = got_q, keys_eight = got_keys, values_eight = got_values;
+        std::vector<bool> written(got_q.size());
         for (int r = 0; r < rows; ++r) {
           const double factor = norm.factor(r);
           const int position = start + r + (breaks("qkv.position") ? 1 : 0);
@@ -231,9 +249,13 @@ void test_qkv() {
               const int in_cache = start + r;
               for (int d = 0; d < h.dimensions; ++d) {
                 if (is_q) {
-                  const size_t at = (static_cast<size_t>(r) * c.q_heads + head) * c.head_dim + d;
-                  worst.look("query", d, got_q[at], expected.value[d], expected.bound[d]);
-                  if (std::memcmp(&got_q[at], &q_eight[at], 4) != 0) tally::that(false, "qkv: query row %d has other bits among %d rows", r, rows);
+                  const int shared_by = c.q_heads / c.kv_heads, group = head / shared_by * groups_of_kv(c.q_heads, c.kv_heads) + head % shared_by / kGroupHeads;
+                  const auto part = [&](int p) { return query_index(group, p, r, head % shared_by % kGroupHeads, d & ~1, c.head_dim) + d % 2; };
+                  // The two parts leave 2^-16.
+                  worst.look("query", d, static_cast<double>(bf16_to_float(got_q[part(0)])) + bf16_to_float(got_q[part(1)]), expected.value[d],
+                             expected.bound[d] + std::fabs(expected.value[d]) * 0x1p-16);
+                  if (got_q[part(0)] != q_eight[part(0)] || got_q[part(1)] != q_eight[part(1)]) tally::that(false, "qkv: query row %d has other bits among %d rows", r, rows);
+                  written[part(0)] = written[part(1)] = true;
                 } else if (is_value) {
                   const size_t at = set * value_stride + static_cast<size_t>(kv) * kPlaces * kValueDim + element(in_cache, kValueDim, d);
                   look_bf16(worst, "value", d, got_values[at], expected.value[d], expected.bound[d]);
@@ -246,8 +268,8 @@ void test_qkv() {
               }
             }
         }
-        for (size_t i = static_cast<size_t>(rows) * c.q_heads * c.head_dim; c.q_heads > 0 && i < got_q.size(); ++i)
-          if (got_q[i] == got_q[i]) tally::that(false, "qkv: a query of a row that is not there is written");
+        for (size_t i = 0; c.q_heads > 0 && i < got_q.size(); ++i)
+          if (!written[i] && got_q[i] != 0xffff) tally::that(false, "qkv: a query of a row or head that is not there is written");
         if (small && rows == kRows) rows = 3;
       }
     }
@@ -264,7 +286,10 @@ void test_window() {
   if (!small) cases.insert(cases.end(), {{8, 1, 128, false}, {6, 6, 16, true}, {4, 2, 100, true}, {4, 1, 1, false}});
   int n = 0;
   for (const Case& c : cases) {
-    const Tiling tiling = tile(c.q_heads * 192 + c.kv_heads * (192 + kValueDim), c.q_heads == 8 ? 3072 : 768, Format::kBf16, 24);
+    // With eight heads some units have four pieces, the most that a reader takes at once; with others fewer.
+    const Tiling tiling = c.q_heads == 8 ? tile(c.q_heads * 192 + c.kv_heads * (192 + kValueDim), 1536, Format::kBf16, 80)
+                                         : tile(c.q_heads * 192 + c.kv_heads * (192 + kValueDim), 768, Format::kBf16, 24);
+    tally::that(tiling.slices == 1 && (c.q_heads == 8 ? tiling.most == kMostPieces : tiling.most < kMostPieces), "window: units of %d pieces", tiling.most);
     Rig rig(std::max(8, c.q_heads));
     const Guarded<float> turns(turn_table());
     const std::vector<float> sinks = normals(c.q_heads, 2.0f);
@@ -293,12 +318,18 @@ void test_window() {
         a.kv_heads = c.kv_heads;
         a.max_context = kPlaces;
         a.window = c.window;
+        a.by_group = divisor(static_cast<uint32_t>(c.q_heads / c.kv_heads));
         rig.step(start, rows);
         rig.run(ins, c.q_heads);
         const InputsOut::Host got = out.read("window");
-        const std::vector<uint16_t> got_keys = keys.read("window"), got_values = values.read("window");
+        const std::vector<uint16_t> got_keys = keys.read("window"), raw_values = values.read("window");
         check_untouched("window", keys_before, got_keys, 192, start, rows);
-        check_untouched("window", values_before, got_values, kValueDim, start, rows);
+        check_untouched("window", values_before, raw_values, kValueDim, start, rows);
+        std::vector<uint16_t> got_values(raw_values.size());
+        for (size_t i = 0; i < got_values.size(); ++i) {
+          const int position = static_cast<int>(i / kValueDim % kPlaces), d = static_cast<int>(i % kValueDim);
+          got_values[i] = raw_values[i - d + window_chunk(position, d / 8) * 8 + d % 8];
+        }
         if (rows == kRows) eight = got;
         same_rows("window", eight, got, rows);
         for (int r = rows; r < kRows; ++r)
@@ -311,9 +342,9 @@ void test_window() {
             const Vector key = project(parts, factor, r, start + r, {(c.q_heads + kv) * 192, 192, true, nullptr, 1}, 0);
             const Vector value = project(parts, factor, r, start + r, {(c.q_heads + c.kv_heads) * 192 + kv * kValueDim, kValueDim, false, nullptr, static_cast<double>(0.6f)}, 0);
             for (int d = 0; d < 192; ++d)
-              look_bf16(worst, "key", d, got_keys[static_cast<size_t>(kv) * kPlaces * 192 + element(start + r, 192, d)], key.value[d], key.bound[d]);
+              look_bf16(worst, "key", d, got_keys[static_cast<size_t>(kv) * kPlaces * 192 + in_order(start + r, 192, d)], key.value[d], key.bound[d]);
             for (int d = 0; d < kValueDim; ++d)
-              look_bf16(worst, "value", d, got_values[static_cast<size_t>(kv) * kPlaces * kValueDim + element(start + r, kValueDim, d)], value.value[breaks("window.value") ? d ^ 1 : d], value.bound[d]);
+              look_bf16(worst, "value", d, got_values[static_cast<size_t>(kv) * kPlaces * kValueDim + in_order(start + r, kValueDim, d)], value.value[breaks("window.value") ? d ^ 1 : d], value.bound[d]);
           }
           for (int head = 0; head < c.q_heads; ++head) {
             const int kv = head / (c.q_heads / c.kv_heads), group = breaks("window.group") ? (kv + 1) % c.kv_heads : kv;
@@ -321,7 +352,7 @@ void test_window() {
             const int position = start + r;
             const Attention of{got_keys.data() + static_cast<size_t>(group) * kPlaces * 192, got_values.data() + static_cast<size_t>(group) * kPlaces * kValueDim, 192,
                                std::max(position + 1 - c.window - (breaks("window.one_more") && r > 0 ? 1 : 0), 0), breaks("window.later") && r + 1 < rows ? position + 2 : position + 1,
-                               c.sink && !breaks("window.sink"), sinks[head], 0};
+                               c.sink && !breaks("window.sink"), sinks[head], 0, in_order};
             const Vector x = attention(q, of);
             std::copy(x.value.begin(), x.value.end(), expected.begin() + head * kValueDim);
             std::copy(x.bound.begin(), x.bound.end(), bound.begin() + head * kValueDim);
@@ -333,17 +364,18 @@ void test_window() {
   }
 }
 
-// Attention over queries and caches by hand: chunks of 128 keys and their combination; in one unit, with a window and over the draft's block in both directions.
+// Attention over queries and caches by hand, in chunks and their combination: all before a row, a window, and the draft's block in both directions; one to eighteen heads
+// of a key/value head.
 void test_attend() {
   Worst worst("attention over the cache");
   struct Case {
     int q_heads, kv_heads, head_dim, window;
-    bool sink, chunked, both_ways;
+    bool sink, both_ways;
   };
-  std::vector<Case> cases = {{4, 2, 192, 0, true, true, false}, {4, 1, 128, 64, true, false, true}};
+  std::vector<Case> cases = {{4, 2, 192, 0, true, false}, {4, 1, 128, 64, true, true}, {16, 1, 192, 0, true, false}};
   if (!small)
-    cases.insert(cases.end(), {{6, 3, 192, 0, false, true, false}, {4, 4, 128, 0, true, true, false}, {4, 2, 128, 0, false, false, true}, {2, 1, 192, 300, true, false, false},
-                               {4, 2, 192, 128, false, false, true}});
+    cases.insert(cases.end(), {{6, 3, 192, 0, false, false}, {4, 4, 128, 0, true, false}, {4, 2, 128, 0, false, true}, {2, 1, 192, 300, true, false},
+                               {4, 2, 192, 128, false, true}, {32, 2, 192, 0, false, false}, {16, 1, 128, 1024, true, true}, {18, 1, 192, 200, true, false}});
   for (const Case& c : cases) {
     Rig rig(c.head_dim == 128 ? 8 : 13);
     const std::vector<float> sinks = normals(c.q_heads, 2.0f);
@@ -362,9 +394,8 @@ void test_attend() {
           }
         std::fill(q_of_rows.begin() + static_cast<size_t>(rows) * c.q_heads * c.head_dim, q_of_rows.end(), std::nanf(""));
         const Guarded<uint16_t> keys(keys_of_rows), values(values_of_rows);
-        const Guarded<float> q(q_of_rows);
-        const int chunks = (start + rows + kChunkKeys - 1) / kChunkKeys;
-        const Guarded<float> partial(static_cast<size_t>(chunks) * c.q_heads * kRows * kPartialFloats);
+        const Guarded<uint16_t> q(query_parts(q_of_rows, c.q_heads, c.kv_heads, c.head_dim));
+        const Guarded<float> partial(static_cast<size_t>(chunk_places(start + rows)) * c.q_heads * kRows * kPartialFloats);
         const InputsOut out(c.q_heads * kValueDim);
         Instruction ins = instruction(Op::kAttend);
         AttendArgs& a = ins.attend;
@@ -373,7 +404,7 @@ void test_attend() {
         a.values = values.get();
         a.sinks = c.sink ? device_sinks.get() : nullptr;
         a.out = out.args();
-        a.partial = c.chunked ? partial.get() : nullptr;
+        a.partial = partial.get();
         a.q_heads = c.q_heads;
         a.kv_heads = c.kv_heads;
         a.head_dim = c.head_dim;
@@ -382,10 +413,8 @@ void test_attend() {
         a.both_ways = c.both_ways;
         rig.step(start, rows);
         rig.run(ins);
-        if (c.chunked) {
-          ins.op = Op::kCombine;
-          rig.run(ins);
-        }
+        ins.op = Op::kCombine;
+        rig.run(ins);
         partial.read("attend");
         const InputsOut::Host got = out.read("attend");
         if (rows == kRows) eight = got;
@@ -405,7 +434,7 @@ void test_attend() {
             if (breaks("attend.later") && end < start + rows) ++end;
             if (breaks("attend.causal_block") && c.both_ways) end = position + 1;
             const Attention of{keys_of_rows.data() + static_cast<size_t>(kv) * kPlaces * c.head_dim, values_of_rows.data() + static_cast<size_t>(kv) * kPlaces * kValueDim, c.head_dim,
-                               first, end, c.sink && !breaks("attend.sink"), sinks[head], chunks + 2};
+                               first, end, c.sink && !breaks("attend.sink"), sinks[head], kKeyBlock / 32 + 2, element};
             const Vector x = attention(query, of);
             std::copy(x.value.begin(), x.value.end(), expected.begin() + head * kValueDim);
             std::copy(x.bound.begin(), x.bound.end(), bound.begin() + head * kValueDim);

@@ -468,6 +468,11 @@ uint32_t shared_offset(const void* pointer) {
   if (offset < 0 || offset >= static_cast<ptrdiff_t>(block.shared_bytes)) broken("an address that is not of the block's shared memory");
   return static_cast<uint32_t>(offset);
 }
+void* shared_pointer(uint32_t offset) {
+  const Block& block = *m().now->block;
+  if (offset % 16 != 0 || offset + 16 > block.shared_bytes) broken("a row of a matrix that is not sixteen aligned bytes of the block's shared memory");
+  return block.shared + offset;
+}
 
 void pause() {
   m().paused = true;

@@ -39,6 +39,7 @@ bool failed();
 uint8_t* shared_memory();
 uint8_t* static_memory();  // of the block too, 256 bytes: for variables that are declared shared
 uint32_t shared_offset(const void* pointer);
+void* shared_pointer(uint32_t offset);  // of 16 aligned bytes that instructions read through an address of shared memory
 
 // Lets others run; comes back when nobody else can go on, or by chance.
 void pause();

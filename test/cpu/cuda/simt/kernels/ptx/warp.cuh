@@ -1,6 +1,7 @@
 // The wrappers of kernels/ptx/warp.cuh on the machine in software.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/bf16.h"
@@ -35,28 +36,38 @@ inline void product_16x8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, u
   });
 }
 
-inline void load_transposed(uint32_t (&a)[4], const void* row) {
+// Element `i` of a lane's word: of row lane / 4 as they are, of row lane % 4 * 2 + i transposed.
+inline void load_matrices(const char* what, uint32_t (&a)[4], uint32_t row, bool transposed) {
   struct Lane {
     const uint16_t* row;
     uint32_t* a;
-  } mine{static_cast<const uint16_t*>(row), a};
-  shared_address(row);
-  simt::warp("ldmatrix.x4.trans", &mine, [](void* const(&of)[32]) {
+  } mine{static_cast<const uint16_t*>(simt::shared_pointer(row)), a};
+  simt::warp(what, &mine, [transposed](void* const(&of)[32]) {
     for (int matrix = 0; matrix < 4; ++matrix)
       for (int lane = 0; lane < 32; ++lane) {
-        const auto element = [&](int i) { return static_cast<uint32_t>(static_cast<Lane*>(of[matrix * 8 + lane % 4 * 2 + i])->row[lane / 4]); };
+        const auto element = [&](int i) {
+          const int pair = lane % 4 * 2 + i, row = transposed ? pair : lane / 4, column = transposed ? lane / 4 : pair;
+          return static_cast<uint32_t>(static_cast<Lane*>(of[matrix * 8 + row])->row[column]);
+        };
         static_cast<Lane*>(of[lane])->a[matrix] = element(0) | element(1) << 16;
       }
   });
 }
+inline void load_rows(uint32_t (&a)[4], uint32_t row) { load_matrices("ldmatrix.x4", a, row, false); }
+inline void load_columns(uint32_t (&a)[4], uint32_t row) { load_matrices("ldmatrix.x4.trans", a, row, true); }
+inline void load_transposed(uint32_t (&a)[4], const void* row) { load_columns(a, shared_address(row)); }
 
 inline void copy_16(void* to, const void* from, bool valid) { simt::copy_when_waited(to, from, valid ? 16 : 0); }
 inline void copies_wait() { simt::wait_copies(); }
-inline uint4 load_now(const void* from) { return *static_cast<const uint4*>(from); }
 
 inline uint16_t e4m3_pair(float x, float y) {
   return static_cast<uint16_t>(float_to_e4m3(x) | float_to_e4m3(y) << 8);
 }
 inline uint16_t bf16_of(float x) { return float_to_bf16(x); }
+
+inline uint32_t bf16_pair(float x, float y) { return static_cast<uint32_t>(float_to_bf16(x)) | static_cast<uint32_t>(float_to_bf16(y)) << 16; }
+inline float exp2_of(float x) { return std::exp2(x); }
+inline uint32_t this_thread() { return threadIdx.x; }
+inline uint32_t passing(uint32_t x) { return x; }
 
 }  // namespace kilotoken::ptx
