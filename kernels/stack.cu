@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -47,12 +48,12 @@ class SessionImpl final : public StackSession {
   std::vector<float> logits(bool draft) const override;
   std::vector<TraceEntry> trace() override;
 
-  // One pass of the verify part for rows start .. start + rows of the prompt, without deciding anything.
-  void force(uint32_t start, uint32_t rows, const int32_t* ids);
+  // One pass of the verify part for rows start .. start + rows of the prompt, without deciding anything. `behind`: told of every instruction that is done.
+  void force(uint32_t start, uint32_t rows, const int32_t* ids, const std::function<void(Op)>& behind = nullptr);
 
  private:
   explicit SessionImpl(std::shared_ptr<StackImpl> stack);
-  void pass_by_instruction(bool draft);
+  void pass_by_instruction(bool draft, const std::function<void(Op)>& behind = nullptr);
   void pass_by_graph(bool draft);
   void wait(uint32_t passes = 1);
   template <class Launch>
@@ -73,6 +74,7 @@ class StackImpl final : public Stack, public std::enable_shared_from_this<StackI
 
   std::unique_ptr<StackSession> open(const Request& request) override { return std::make_unique<SessionImpl>(shared_from_this(), request); }
   std::vector<float> score(const std::vector<int32_t>& ids, int chunk) override;
+  States states(const std::vector<int32_t>& ids, int chunk) override;
   int blocks() const override { return first().blocks; }
   size_t weight_bytes() const override { return first().weight_bytes; }
 
@@ -80,6 +82,10 @@ class StackImpl final : public Stack, public std::enable_shared_from_this<StackI
 
   std::vector<std::unique_ptr<Model>> ranks;
   std::mutex busy;
+
+ private:
+  template <class Step>
+  void teach(const std::vector<int32_t>& ids, int chunk, Step step);
 };
 
 // BF16 numbers of either sign between 1/4 and 1, by place.
@@ -97,23 +103,50 @@ void use(int device) {
 
 std::string name_of(size_t rank, int device) { return "rank " + std::to_string(rank) + " on GPU " + std::to_string(device); }
 
-std::vector<float> StackImpl::score(const std::vector<int32_t>& ids, int chunk) {
-  const TargetShape& target = first().target;
+// step(sequence, the first row, rows) for `chunk` rows of `ids` at a time.
+template <class Step>
+void StackImpl::teach(const std::vector<int32_t>& ids, int chunk, Step step) {
   need(chunk >= 1 && chunk <= kRows, "a chunk outside 1 .. 8");
-  need(!ids.empty() && static_cast<int>(ids.size()) <= target.max_context, "a sequence that does not fit the context");
+  need(!ids.empty() && static_cast<int>(ids.size()) <= first().target.max_context, "a sequence that does not fit the context");
   Request request;
   request.prompt = {ids[0]};
   const auto session = open(request);
-  auto& s = static_cast<SessionImpl&>(*session);
-  std::vector<float> all;
   const std::lock_guard lock(busy);
-  for (size_t begin = 0; begin < ids.size(); begin += chunk) {
-    const size_t rows = std::min<size_t>(chunk, ids.size() - begin);
+  for (size_t begin = 0; begin < ids.size(); begin += chunk) step(static_cast<SessionImpl&>(*session), begin, std::min<size_t>(chunk, ids.size() - begin));
+}
+
+std::vector<float> StackImpl::score(const std::vector<int32_t>& ids, int chunk) {
+  std::vector<float> all;
+  teach(ids, chunk, [&](SessionImpl& s, size_t begin, size_t rows) {
     s.force(static_cast<uint32_t>(begin), static_cast<uint32_t>(rows), ids.data() + begin);
     const std::vector<float> out = s.logits(false);
-    all.insert(all.end(), out.begin(), out.begin() + static_cast<std::ptrdiff_t>(rows * target.vocab));
-  }
+    all.insert(all.end(), out.begin(), out.begin() + static_cast<std::ptrdiff_t>(rows * first().target.vocab));
+  });
   return all;
+}
+
+States StackImpl::states(const std::vector<int32_t>& ids, int chunk) {
+  const Model& model = first();
+  need(ranks.size() == 1 && !model.is_toy, "states of a toy, or of a model on several GPUs");
+  const size_t layers = model.target.layers.size(), hidden = static_cast<size_t>(model.target.hidden), per_token = static_cast<size_t>(model.target.experts_per_token);
+  States out{std::vector<std::vector<float>>(1 + 2 * layers), std::vector<std::vector<int32_t>>(layers)};
+  for (std::vector<float>& r : out.residual) r.resize(ids.size() * hidden);
+  for (size_t l = 0; l < layers; ++l)
+    if (model.target.layers[l].mixture) out.experts[l].resize(ids.size() * per_token);
+  teach(ids, chunk, [&](SessionImpl& s, size_t begin, size_t rows) {
+    size_t seen = 0;  // of the residual
+    s.force(static_cast<uint32_t>(begin), static_cast<uint32_t>(rows), ids.data() + begin, [&](Op op) {
+      if (op == Op::kTopk) {  // between the two branches of its layer
+        Choice choice;
+        check(cudaMemcpy(&choice, model.work.choice.get(), sizeof choice, cudaMemcpyDeviceToHost), "the chosen experts");
+        int32_t* to = out.experts[(seen - 1) / 2].data() + begin * per_token;
+        for (size_t i = 0; i < rows * per_token; ++i) to[i] = static_cast<int32_t>(choice.experts[i / per_token][i % per_token].x & 0x7fffffffu);
+      }
+      if ((op != Op::kEmbed && op != Op::kReduce) || seen == out.residual.size()) return;  // one more sum is the draft's
+      check(cudaMemcpy(out.residual[seen++].data() + begin * hidden, model.work.residual.get(), rows * hidden * sizeof(float), cudaMemcpyDeviceToHost), "the residual");
+    });
+  });
+  return out;
 }
 
 // --- a sequence
@@ -274,10 +307,14 @@ void SessionImpl::on_all(const char* what, Launch launch) {
   }
 }
 
-void SessionImpl::pass_by_instruction(bool draft) {
+void SessionImpl::pass_by_instruction(bool draft, const std::function<void(Op)>& behind) {
   const Program& list = replicas_.front()->program;
-  for (int i = draft ? 0 : list.verify; i < list.count; ++i)
+  for (int i = draft ? 0 : list.verify; i < list.count; ++i) {
     on_all("a launch", [&](const Replica& r) { return launch_instruction(r.program, i, r.state.get(), r.mailbox, stack_->first().blocks, r.stream); });
+    if (!behind) continue;
+    wait();
+    behind(replicas_.front()->ops[static_cast<size_t>(i)]);
+  }
 }
 
 void SessionImpl::pass_by_graph(bool draft) {
@@ -343,7 +380,7 @@ std::vector<StackRound> SessionImpl::run(int rounds, Mode mode) {
   return out;
 }
 
-void SessionImpl::force(uint32_t start, uint32_t rows, const int32_t* ids) {
+void SessionImpl::force(uint32_t start, uint32_t rows, const int32_t* ids, const std::function<void(Op)>& behind) {
   SessionState s = read_state();
   s.phase = Phase::kPrefill;
   s.start = start;
@@ -352,7 +389,7 @@ void SessionImpl::force(uint32_t start, uint32_t rows, const int32_t* ids) {
   s.length = start + rows;
   for (uint32_t i = 0; i < rows; ++i) s.step[i] = ids[i];
   write_state(s);
-  pass_by_instruction(false);
+  pass_by_instruction(false, behind);
   wait();
 }
 

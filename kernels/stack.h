@@ -131,6 +131,12 @@ struct Rank {
   WeightSource* weights = nullptr;
 };
 
+// What teacher-forced steps leave on their way through the layers, for tests.
+struct States {
+  std::vector<std::vector<float>> residual;   // [1 + 2 layers], each [ids][hidden]: the embedding, then behind every attention and every feed-forward branch
+  std::vector<std::vector<int32_t>> experts;  // [layers], each [ids][experts per token]; of a dense layer none
+};
+
 class StackSession {
  public:
   virtual ~StackSession() = default;
@@ -156,6 +162,8 @@ class Stack {
   virtual std::unique_ptr<StackSession> open(const Request& request) = 0;
   // Logits of every row of `ids`, teacher-forced, `chunk` (1 .. 8) rows a step.
   virtual std::vector<float> score(const std::vector<int32_t>& ids, int chunk) = 0;
+  // Of every row of `ids`, in the same steps. Models on one GPU only.
+  virtual States states(const std::vector<int32_t>& ids, int chunk) = 0;
   virtual int blocks() const = 0;
   virtual size_t weight_bytes() const = 0;
 };

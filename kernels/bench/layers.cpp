@@ -25,9 +25,12 @@ struct Rounds {
   std::vector<double> experts;  // mean of the mixture layers from kFewLayers on
 };
 
+// An untrained draft proposes one token for all its rows, and rows of one token choose the same experts. So the rows behind the anchor get tokens that mean nothing, another
+// one at every position, after the draft has run in full; hardly any is accepted.
 Rounds decode(Stack& stack, int vocab, int block_size) {
   Request request;
   for (int i = 0; i < kPrompt; ++i) request.prompt.push_back(i * 7919 % vocab);
+  for (int i = 0; i < kPrompt + kTokens + kRows; ++i) request.proposals.push_back((i * 7919 + 4001) % vocab);
   request.max_tokens = kTokens;
   request.block_size = block_size;
   const auto session = stack.open(request);

@@ -1,6 +1,6 @@
 // What a layer of one rank of eight costs inside whole rounds of the resident kernel: slices of the 1.02 T shape with synthetic weights, once with
 // few and once with more layers. The difference is what the layers between them take, each with its own weights; embedding, head and decisions
-// drop out. C++ only, no CUDA types. Errors: those of kernels/stack.h.
+// drop out. Rows of a step are different tokens, so that each chooses its experts on its own. C++ only, no CUDA types. Errors: those of kernels/stack.h.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 /**
- * The stack's C++ programs on a Hopper GPU: every operation alone against double, and each comparison shown to fail; compute-sanitizer over them; how faults end; and that
+ * The stack's C++ programs on a Hopper GPU: every operation alone and whole layers against double, and each comparison shown to fail; compute-sanitizer over them; how faults end; and that
  * each known mistake of the device code is noticed on nano. Without the programs (`npm run build:cuda`) or a GPU every test here is skipped, and counted as skipped.
  */
 import { spawnSync } from 'node:child_process';
@@ -33,15 +33,18 @@ const listed = (program: string, ...args: string[]) =>
     : ['nothing'];
 
 describe.skipIf(missing !== null)(`operations of the stack, ${on}`, () => {
-  test.each([['stack_ops'], ['stack_ops', '--break', 'all'], ['stack_experts'], ['stack_attention', '--quick']])(
-    '%s %s %s',
-    { timeout: 300_000 },
-    (program, ...args) => {
-      const { status, stdout } = stack(program!, ...args.filter((word) => word !== undefined));
-      expect(stdout).toMatch(/, 0 failed|(\d+) of \1 mistakes noticed/);
-      expect(status).toBe(0);
-    },
-  );
+  test.each([
+    ['stack_ops'],
+    ['stack_ops', '--break', 'all'],
+    ['stack_layer'],
+    ['stack_layer', '--break', 'all'],
+    ['stack_experts'],
+    ['stack_attention', '--quick'],
+  ])('%s %s %s', { timeout: 300_000 }, (program, ...args) => {
+    const { status, stdout } = stack(program!, ...args.filter((word) => word !== undefined));
+    expect(stdout).toMatch(/, 0 failed|(\d+) of \1 mistakes noticed/);
+    expect(status).toBe(0);
+  });
 
   const sanitizer = run('compute-sanitizer', ['--version']).status === 0;
   test.skipIf(!sanitizer).each(['memcheck', 'racecheck'])(

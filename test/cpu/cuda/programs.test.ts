@@ -36,6 +36,7 @@ test.skipIf(!cuda)(
       ['stack_attention'],
       ['stack_bench'],
       ['stack_experts'],
+      ['stack_layer'],
       ['stack_ops'],
       ['stack_parallel'],
       ['bench_kernels'],

@@ -1,7 +1,7 @@
 /**
  * The stack's device code without a GPU: kernels/ as it stands, compiled for the host over a GPU in software (simt/machine.h), where every thread is a fiber, the
- * schedule is drawn from a seed and asynchronous operations are late. The very programs of test/gpu run on it: every operation against double, the
- * mistakes planted in them, and nano, decoded. What this cannot see is in machine.h. Compiles once per content, some two minutes of one core.
+ * schedule is drawn from a seed and asynchronous operations are late. The very programs of test/gpu run on it: every operation and whole layers against
+ * double, the mistakes planted in them, and nano, decoded. What this cannot see is in machine.h. Compiles once per content, some two minutes of one core.
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -49,6 +49,7 @@ const PROGRAMS: Record<string, string[]> = {
       (name) => `test/gpu/stack_ops/${name}.cu`,
     ),
   ],
+  stack_layer: [...STACK, 'test/gpu/stack_layer.cpp', 'test/gpu/stack_layer/layer.cpp'],
   simt_decode: [...STACK, ...ENGINE, 'test/cpu/cuda/simt_decode.cpp'],
   simt_probe: [`${SIMT}/machine.cpp`, 'test/cpu/cuda/simt_probe.cpp'],
 };
@@ -218,6 +219,15 @@ describe.skipIf(!here)('on a GPU in software', () => {
     const [, noticed, all] = /stack ops: (\d+) of (\d+) mistakes noticed\n$/.exec(stdout)!;
     expect(Number(all)).toBeGreaterThan(50);
     expect(noticed).toBe(all);
+    expect(status).toBe(0);
+  });
+
+  test.each([
+    ['small', '--exact'],
+    ['--break', 'all'],
+  ])('whole layers of a pro-synthetic model by their definition: %s %s', (...args) => {
+    const { status, stdout } = run('stack_layer', args, { KILOTOKEN_SIMT_MULTIPROCESSORS: '12' });
+    expect(stdout).toMatch(/stack layer: (\d+ checks passed, 0 failed|(\d+) of \2 mistakes noticed)\n$/);
     expect(status).toBe(0);
   });
 

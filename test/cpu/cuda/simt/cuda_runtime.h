@@ -155,6 +155,10 @@ void simt_launch_now(Kernel kernel, dim3 grid, dim3 block, size_t bytes = 0, cud
 inline const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : error == cudaErrorLaunchFailure ? "unspecified launch failure" : "an error"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* out) {
+  *out = 1;
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
   const char* const count = std::getenv("KILOTOKEN_SIMT_MULTIPROCESSORS");
   *out = {"simulated", 9, 0, count == nullptr ? 132 : std::atoi(count)};
