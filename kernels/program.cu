@@ -118,7 +118,10 @@ class ProgramBuilder {
     const float value_scale = draft ? m_.draft.value_scale : m_.target.value_scale;
     const Tiling& qkv = layer.qkv.tiling;
     if (!draft && a.window > 0 && a.window <= 128 && a.head_dim == 192 && a.q_heads <= m_.blocks && qkv.slices == 1 && qkv.most <= kMostPieces) {
-      add(Op::kAttendWindow, -1, a.q_heads).window = {parts_, norm, keys, values, layer.sinks.get(), layer.turns, out, value_scale,
+      Instruction& ins = add(Op::kAttendWindow, -1, a.q_heads);
+      ins.first = m_.blocks - a.q_heads;
+      windows_ = std::max(windows_, a.q_heads);
+      ins.window = {parts_, norm, keys, values, layer.sinks.get(), layer.turns, out, value_scale,
                                                       a.q_heads, a.kv_heads, places, a.window, divisor(static_cast<uint32_t>(a.q_heads / a.kv_heads))};
     } else {
       QkvArgs& q = add(Op::kQkv, -1, a.q_heads + 2 * a.kv_heads).qkv;
@@ -167,7 +170,9 @@ class ProgramBuilder {
     const int inputs_made = last();
     linear(m.router, Reader::kFfn, inputs_made);
     const Uses uses = use(kChoiceKey);
-    add(Op::kTopk, -1, kRows).topk = {parts_, norm, m.bias.get(), w_.choice.get(), uses, t.experts, t.experts_per_token, m.router_tiles, m.low_tiles,
+    Instruction& chooser = add(Op::kTopk, -1, kRows);
+    chooser.first = std::max(0, m_.blocks - kRows - windows_);
+    chooser.topk = {parts_, norm, m.bias.get(), w_.choice.get(), uses, t.experts, t.experts_per_token, m.router_tiles, m.low_tiles,
                                       t.normalise_expert_weights, t.routed_scale, t.shared_routing, layer_};
     const InputBuffers& in = buffers(Reader::kFfn);
     add(Op::kExpertsUp, inputs_made).up = {m.up.get(), w_.choice.get(), uses, in.codes.get(), in.scales.get(), norm, w_.h.get(), m.storage, t.experts,
@@ -293,6 +298,9 @@ class ProgramBuilder {
   std::vector<Instruction> list_;
   Parts parts_{};  // of the last linear
   Uses best_ = 0;  // of the last logits
+  // Reductions take the first blocks, windows the last ones, routers those before them: a multiprocessor's instruction cache holds what one of the three and the
+  // products need, and not much more.
+  int windows_ = 0;  // blocks of the largest window so far
   uint32_t layer_ = 0;
   int verify_ = 0, reductions_ = 0;
   bool in_verify_ = false;

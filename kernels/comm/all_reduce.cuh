@@ -28,7 +28,7 @@ __device__ __forceinline__ void await_peers(const float* from, int stride, int c
     for (int n = 0; n < kMaxRanks; ++n)
       if (n < count && n != except) other |= differs(loaded[n], mark);
     if ((other & 1u) == 0) break;
-    watch.look(b.fault(), ptx::Wait::kPeer, b.instruction);
+    watch.look(b.fault(), ptx::Wait::kPeer, b.instruction());
   }
 #pragma unroll
   for (int n = 0; n < kMaxRanks; ++n)

@@ -34,8 +34,8 @@ __device__ __forceinline__ int query_place(int d) { return (d / 32 * 2 + d % 8 /
 __device__ __forceinline__ int first_of_window(const AttendWindowArgs& args, int start) { return max(start + 1 - args.window, 0); }
 
 // The fetching warp's part; one lane.
-__device__ inline void window_fetch(const AttendWindowArgs& args, Block& b) {
-  const int start = static_cast<int>(b.shared.start), kv = b.index() / args.by_group;
+__device__ inline void window_fetch(const AttendWindowArgs& args, Block& b, int head) {
+  const int start = static_cast<int>(b.shared.start), kv = head / args.by_group;
   ptx::fence_async_global();  // earlier steps wrote the cache by ordinary stores
   const auto fetch = [&](const uint16_t* from, int width, int a_page) {
     from += static_cast<size_t>(kv) * args.max_context * width;
@@ -51,21 +51,23 @@ __device__ inline void window_fetch(const AttendWindowArgs& args, Block& b) {
   fetch(args.values, kValueDim, kValuesAPage);
 }
 
-__device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Block& b) {
+__device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Block& b, int head) {
   constexpr int kBlocks = kWindowKeyDim / 32;
-  const int head = b.index(), kv = head / args.by_group;
+  const int kv = head / args.by_group;
   const int thread = b.thread, lane = thread % 32, warp = thread / 32, group = lane / 4, part = lane % 4;
   const int rows = static_cast<int>(b.shared.rows), start = static_cast<int>(b.shared.start);
   const int row = warp, position = start + row;
   const int first = first_of_window(args, start), base = first & ~15, end = start + rows, tiles = (end - base + 15) / 16, old = start - first;
   WindowScratch& scratch = *reinterpret_cast<WindowScratch*>(b.shared.input);
 
+  float sink;
   // Row `warp` of q, k and v: a lane has four values of each of four tiles, the lower half of the warp q0, q2, k1, v0, the upper q1, k0, k2, v1.
   {
     const int half = lane / 16, in_tile = lane % 16 * 4;
     const float4* const turns = reinterpret_cast<const float4*>(args.turns + static_cast<size_t>(position) * kRotary + lane % 8 * 8);
     const float4 turn[2] = {__ldg(turns), __ldg(turns + 1)};  // cosine and sine, of four frequencies
     const Squares squares = norm_squares(args.norm, row);
+    sink = args.sinks != nullptr ? __ldg(args.sinks + head) : -INFINITY;
     constexpr int kKeyTiles = kWindowKeyDim / kTileRows, kValueTiles = kValueDim / kTileRows;
     const int q = head * kKeyTiles, k = (args.q_heads + kv) * kKeyTiles, v = (args.q_heads + args.kv_heads) * kKeyTiles + kv * kValueTiles;
     const int tile[4] = {q + half, half == 0 ? q + 2 : k, k + 1 + half, v + half};
@@ -143,7 +145,7 @@ __device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Bloc
       from[j] = reinterpret_cast<const uint16_t*>(page == 0 ? key_page[0] : page == 1 ? key_page[1] : key_page[2]) + (at - page * kKeysAPage) * kWindowKeyDim + part * 8;
     }
     float c[2][4] = {};
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < kBlocks; ++i) {
       const uint4 q[2] = {query[i * 8], query[i * 8 + 4]};
 #pragma unroll
@@ -158,7 +160,7 @@ __device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Bloc
   }
   if (warp == kMathThreads / 32 - 1) {
     float c[4] = {};
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < kBlocks; ++i) {
       const uint4 q[2] = {query[i * 8], query[i * 8 + 4]}, x = *reinterpret_cast<const uint4*>(&scratch.keys[group][i * 32 + part * 8]);
       product_16x8(c, q[0].x, q[0].y, q[0].z, q[0].w, x.x, x.y);
@@ -180,26 +182,21 @@ __device__ __forceinline__ void attend_window(const AttendWindowArgs& args, Bloc
   {
     const int from = (base & ~31) - base;
     float* s = b.shared.scratch + row * kScoreStride;
-    float score[6], top = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < 6; ++i) {
-      const int at = from + i * 32 + lane;
-      score[i] = at >= first - base && at < end - base ? s[at] : -INFINITY;
-      top = fmaxf(top, score[i]);
-    }
-    top = warp_max(top);
-    if (args.sinks != nullptr) top = fmaxf(top, __ldg(args.sinks + head));
+    const auto score = [&](int at) { return at >= first - base && at < end - base ? s[at] : -INFINITY; };
+    float top = -INFINITY;
+#pragma unroll 2
+    for (int at = from + lane; at < end - base; at += 32) top = fmaxf(top, score(at));
+    top = fmaxf(warp_max(top), sink);
     float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 6; ++i) {
-      const int at = from + i * 32 + lane;
-      const float weight = score[i] > -INFINITY ? __expf(score[i] - top) : 0.0f;
+#pragma unroll 2
+    for (int at = from + lane; at < tiles * 16; at += 32) {
+      const float x = score(at), weight = x > -INFINITY ? __expf(x - top) : 0.0f;
       sum += weight;
       const uint16_t high = bf16_of(weight);
-      if (at >= 0 && at < tiles * 16) reinterpret_cast<uint32_t*>(s)[at] = static_cast<uint32_t>(high) | static_cast<uint32_t>(bf16_of(weight - bf16_value(high))) << 16;
+      if (at >= 0) reinterpret_cast<uint32_t*>(s)[at] = static_cast<uint32_t>(high) | static_cast<uint32_t>(bf16_of(weight - bf16_value(high))) << 16;
     }
     total = warp_sum(sum);
-    if (args.sinks != nullptr && !defect(Defect::kSink)) total += __expf(__ldg(args.sinks + head) - top);
+    if (!defect(Defect::kSink)) total += __expf(sink - top);
   }
 #pragma unroll
   for (int i = 0; i < kValuePages; ++i) {

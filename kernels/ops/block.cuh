@@ -20,6 +20,9 @@ using ptx::bf16_of, ptx::bf16_pair, ptx::copies_wait, ptx::copy_16, ptx::e4m3_pa
 // Roles of a block's warps: 0 .. 3 and 4 .. 7 multiply (and do all that is no matrix product), 8 and 9 finish tiles, 10 fetches, 11 rests.
 inline constexpr int kFinishWarp = 8, kFetchWarp = 10, kRestWarp = 11;
 
+// Whose copy of the list's instructions a thread reads.
+__device__ __forceinline__ int role_of(uint32_t thread) { return thread < kMathThreads ? 0 : thread < kMathThreads + kFinishThreads ? 1 : 2; }
+
 inline constexpr int kQueryStride = 192 + 8;  // elements; the padding spreads rows over banks
 
 // Of a block of keys on its way through the ring (attention_cache.cuh), at its first page.
@@ -29,6 +32,12 @@ struct Note {
   int chunk, group;
   int from, to;              // rows of the step
   int new_group, last;       // the first block of a group's, the last one of a chunk
+};
+
+// An instruction that a role works on or will work on next.
+struct alignas(16) Fetched {
+  Instruction instruction;
+  int index;  // in the list
 };
 
 struct Shared {
@@ -51,8 +60,8 @@ struct Shared {
   uint32_t rows, start;                              // of the step in progress, as SessionState has them
   uint32_t first_round;                              // of the launch
   Epoch before;                                      // the launch
-  const Comm* comm;
-  alignas(16) Instruction fetched[3][2];             // by role
+  Comm comm;                                         // a copy: the launch's lies where a load takes as long as a trip to the L2
+  Fetched fetched[3][2];                             // by role
   Note notes[kPages];
   uint64_t page_full[kPages], page_empty[kPages];
   uint64_t finish_full[2], finish_empty[2];
@@ -79,15 +88,21 @@ struct Place {
   Shared& shared;
   SessionState* state;
   Mailbox* mailbox;
-  uint32_t instruction;  // in progress, for faults
+  int parity;            // of the instruction in progress: its place in Shared::fetched
   uint32_t uses;         // bit 1: an odd number of draft parts lie before the instruction in progress, bit 2: of verify parts
   uint32_t thread;       // threadIdx.x, read anew for every instruction: of the constant itself the compiler would derive all operations' indices before the first
                          // instruction and keep them in registers through every one
 
   __device__ __forceinline__ int index() const { return static_cast<int>(blockIdx.x); }
   __device__ __forceinline__ int count() const { return static_cast<int>(gridDim.x); }
-  __device__ __forceinline__ const Comm& comm() const { return *shared.comm; }
+  __device__ __forceinline__ const Comm& comm() const { return shared.comm; }
   __device__ __forceinline__ ptx::Fault* fault() const { return &mailbox->fault; }
+  // The instruction in progress, looked up when a fault has to name it.
+  struct InProgress {
+    const Place& b;
+    __device__ __forceinline__ operator uint32_t() const { return static_cast<uint32_t>(b.shared.fetched[role_of(this_thread())][b.parity].index); }
+  };
+  __device__ __forceinline__ InProgress instruction() const { return {*this}; }
 };
 
 // One role's walk through the rings; lives in registers.
@@ -97,7 +112,7 @@ struct Block : Place {
   uint32_t input_phase = 0, experts_phase = 0;
 
   __device__ __forceinline__ void wait(uint64_t* barrier, uint32_t parity, ptx::Wait what) const {
-    ptx::barrier_wait(barrier, parity, fault(), what, instruction);
+    ptx::barrier_wait(barrier, parity, fault(), what, instruction());
   }
 };
 
@@ -162,7 +177,7 @@ __device__ __forceinline__ uint32_t differs(float4 x, uint32_t mark) {
 }
 
 // Polls up to kPieces parts of each of kUnits units until all have this use's mark; those beyond a unit's count read as zero. All loads are in flight at
-// once. T: float2 or float4, `offset` floats into a part.
+// once. (Asking again for only what was not there yet is slower: what it costs in instructions is more than what it saves in trips.) T: float2 or float4, `offset` floats into a part.
 template <class T, int kUnits, int kPieces>
 __device__ __forceinline__ void await_parts(const float* from, const Pieces (&of)[kUnits], int offset, uint32_t mark, const Place& b,
                                             T (&loaded)[kUnits][kPieces]) {
@@ -182,7 +197,7 @@ __device__ __forceinline__ void await_parts(const float* from, const Pieces (&of
       for (int n = 0; n < kPieces; ++n) other |= n < of[i].count ? differs(loaded[i][n], mark) : 0u;
     }
     if ((other & 1u) == 0 || defect(Defect::kStalePart)) break;
-    watch.look(b.fault(), ptx::Wait::kParts, b.instruction);
+    watch.look(b.fault(), ptx::Wait::kParts, b.instruction());
   }
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {

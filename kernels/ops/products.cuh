@@ -275,7 +275,7 @@ __device__ __forceinline__ int list_experts(const Choice* choice, Uses uses, int
       for (int row = 0; row < kRows; ++row) row_mask[row] = ptx::load_relaxed(&choice->masks[row][lane]);
 #pragma unroll
       for (int row = 0; row < kRows; ++row) other |= row_mask[row] >> 31 ^ mark;
-      if (other != 0) watch.look(b.fault(), ptx::Wait::kExperts, b.instruction);
+      if (other != 0) watch.look(b.fault(), ptx::Wait::kExperts, b.instruction());
     } while (other != 0);
 #pragma unroll
     for (int row = 0; row < kRows; ++row) any |= row_mask[row] & 0xffffu;
@@ -374,22 +374,29 @@ __device__ __forceinline__ void promote(const Quarter& q, uint32_t scales0, uint
 
 // The products of quarters that are all in flight, kOfPage to a page, added as they arrive.
 template <int kOfPage, int kLeft, int kAll>
-__device__ __forceinline__ void promote_quarters(Block& b, const Quarter (&q)[kAll], const uint32_t (&scales0)[kAll], const uint32_t (&scales8)[kAll], const float2* token,
+__device__ __forceinline__ void promote_quarters(Block& b, bool rehearsal, const Quarter (&q)[kAll], const uint32_t (&scales0)[kAll], const uint32_t (&scales8)[kAll], const float2* token,
                                                  const int (&group)[kAll], float (&acc)[4]) {
   constexpr int i = kAll - 1 - kLeft;
   ptx::products_wait<kLeft>();
-  if constexpr ((i + 1) % kOfPage == 0) release_pages<1>(b);
+  if constexpr ((i + 1) % kOfPage == 0) {
+    if (!rehearsal) release_pages<1>(b);
+  }
   promote(q[i], scales0[i], scales8[i], token[group[i] * (kRows / 2)], acc);
-  if constexpr (kLeft > 0) promote_quarters<kOfPage, kLeft - 1, kAll>(b, q, scales0, scales8, token, group, acc);
+  if constexpr (kLeft > 0) promote_quarters<kOfPage, kLeft - 1, kAll>(b, rehearsal, q, scales0, scales8, token, group, acc);
 }
 
-// One warpgroup's halves of the next kCount up pages of kPageK columns, the first of which is page `page_of_tile`.
+// One warpgroup's halves of the next kCount up pages of kPageK columns, the first of which is page `page_of_tile`. A rehearsal takes the inputs for pages.
 template <int kPageK, int kCount>
-__device__ __forceinline__ void multiply_up_pages(Block& b, int page_of_tile, float (&acc)[4]) {
+__device__ __forceinline__ void multiply_up_pages(Block& b, bool rehearsal, int page_of_tile, float (&acc)[4]) {
   constexpr int kQuarters = kPageK / 256, kAll = kCount * kQuarters;
   const int half = b.thread / 128, warp = b.thread / 32 % 4, lane = b.thread % 32;
   const uint8_t* page[kCount];
-  await_pages(b, page);
+  if (rehearsal) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) page[i] = b.shared.input;
+  } else {
+    await_pages(b, page);
+  }
   Quarter q[kAll];
   uint32_t s0[kAll], s8[kAll];
   int group[kAll];  // of 128 k
@@ -403,7 +410,7 @@ __device__ __forceinline__ void multiply_up_pages(Block& b, int page_of_tile, fl
     unpack(from + half * (16 * kPageK) + warp * 512 + lane * 16 + i % kQuarters * 4096, q[i]);
     multiply(q[i], ptx::uniform_operand(ptx::shared_address(b.shared.input) + group[i] * kQuantGroup * kRows, 128, 128));
   }
-  promote_quarters<kQuarters, kAll - 1, kAll>(b, q, s0, s8, reinterpret_cast<const float2*>(&b.shared.input_scales[lane % 4 * 2]), group, acc);
+  promote_quarters<kQuarters, kAll - 1, kAll>(b, rehearsal, q, s0, s8, reinterpret_cast<const float2*>(&b.shared.input_scales[lane % 4 * 2]), group, acc);
 }
 
 // The same of E4M3 pages.
@@ -429,11 +436,11 @@ __device__ __forceinline__ void begin_together() { ptx::group_sync<3, kMathThrea
 
 // A tile over all of k.
 template <int kPageK>
-__device__ __forceinline__ void multiply_up_tile(Block& b, int pages, float (&acc)[4]) {
+__device__ __forceinline__ void multiply_up_tile(Block& b, bool rehearsal, int pages, float (&acc)[4]) {
   int page = 0;
 #pragma unroll 1
-  for (; page + 2 <= pages; page += 2) multiply_up_pages<kPageK, 2>(b, page, acc);
-  if (page < pages) multiply_up_pages<kPageK, 1>(b, page, acc);
+  for (; page + 2 <= pages; page += 2) multiply_up_pages<kPageK, 2>(b, rehearsal, page, acc);
+  if (page < pages) multiply_up_pages<kPageK, 1>(b, rehearsal, page, acc);
 }
 __device__ __forceinline__ void multiply_up_tile_e4m3(Block& b, int pages, float (&acc)[4]) {
   int page = 0;
@@ -454,17 +461,31 @@ __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b,
     ptx::bulk_copy(b.shared.input, codes, k * kRows, &b.shared.input_full);
     ptx::bulk_copy(b.shared.input_scales, scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
   }
-  const int count = await_experts(b);
-  if (b.thread == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
   await_input(b);
-  const Range share = up_share(args, b, count);
+  // The router still chooses. The loop's instructions are not in the cache (each layer runs more of them than it holds), and fetching them takes as long as two
+  // pages in good supply; so two pages that are none are multiplied meanwhile and forgotten.
+  bool rehearsal = true;
+  Range share{0, 1};
 #pragma unroll 1
-  for (int tile = share.begin; tile < share.end; ++tile) {
+  for (int tile = 0; tile < share.end;) {
     float acc[4] = {};
-    if (args.storage == Storage::kE4m3) multiply_up_tile_e4m3(b, args.pages_per_tile, acc);
-    else if (args.page_k == 512) multiply_up_tile<512>(b, args.pages_per_tile, acc);
-    else multiply_up_tile<256>(b, args.pages_per_tile, acc);
-    hand_over(b, acc);
+    if (args.storage == Storage::kE4m3) {
+      if (!rehearsal) multiply_up_tile_e4m3(b, args.pages_per_tile, acc);
+    } else {
+      const int pages = rehearsal ? 2 : args.pages_per_tile;
+      if (args.page_k == 512) multiply_up_tile<512>(b, rehearsal, pages, acc);
+      else multiply_up_tile<256>(b, rehearsal, pages, acc);
+    }
+    if (!rehearsal) {
+      hand_over(b, acc);
+      ++tile;
+      continue;
+    }
+    rehearsal = false;
+    const int count = await_experts(b);
+    if (b.thread == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
+    share = up_share(args, b, count);
+    tile = share.begin;
   }
 }
 
@@ -491,7 +512,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
       ptx::Watch watch;
       uint2 one;
       while (one = ptx::load_relaxed(&args.choice->experts[row][n]), (one.x >> 31 ^ mark) | (one.y >> 31 ^ mark))
-        watch.look(b.fault(), ptx::Wait::kExperts, b.instruction);
+        watch.look(b.fault(), ptx::Wait::kExperts, b.instruction());
       b.shared.expert_weight[b.shared.expert_rank[one.x & 0xffffu]][row] = __uint_as_float(one.y & 0x7fffffffu);
     }
   }

@@ -68,7 +68,8 @@ __device__ __forceinline__ void reduce(const ReduceArgs& args, Place b) {
     float4* at = reinterpret_cast<float4*>(args.residual + row * args.hidden + k);
     const float4 weight = args.norm_weight != nullptr ? __ldg(reinterpret_cast<const float4*>(args.norm_weight + k)) : float4{};
     const float4 before = args.residual != nullptr ? __ldcg(at) : float4{};
-    float4 branch = sum_parts<4, 2, float4>(args.parts, b, group * 2 + lane / 16, row * kTileRows + lane % 16 * 4);
+    const int tile = group * 2 + lane / 16, offset = row * kTileRows + lane % 16 * 4;
+    float4 branch = args.parts.tiling.most == 1 ? sum_parts<4, 1, float4>(args.parts, b, tile, offset) : sum_parts<2, 4, float4>(args.parts, b, tile, offset);
     if (b.comm().ranks > 1)
       branch = all_reduce(b.comm(), b, args.comm_uses, args.comm_half, group, args.hidden / kQuantGroup, row * kQuantGroup + lane * 4, branch);
     const float4 x = before + branch;

@@ -16,19 +16,23 @@ __device__ __forceinline__ float shared_number(uint32_t salt, uint32_t bucket, u
   return static_cast<float>((x ^ x >> 16) >> 8) * 0x1p-24f;
 }
 
-// The next of a warp's best: of every lane's `key` (larger is better, 0: none left) and `id` the largest, the lowest id among equals. All lanes get it.
-struct Best {
-  uint32_t key, id;
-};
-__device__ __forceinline__ Best warp_best(uint32_t key, uint32_t id) {
-  const uint32_t top = __reduce_max_sync(~0u, key);
-  return {top, defect(Defect::kTies) ? __reduce_max_sync(~0u, key == top ? id : 0u) : __reduce_min_sync(~0u, key == top ? id : ~0u)};
+// Whether a warp's best is this lane's: of every lane's `key` (larger is better, 0: none left) and `id` the largest, the lowest id among equals.
+__device__ __forceinline__ bool is_best(uint32_t key, uint32_t id) {
+  const bool top = key == __reduce_max_sync(~0u, key);
+  const uint32_t holders = __ballot_sync(~0u, top);
+  if ((holders & (holders - 1)) == 0) return top;
+  return id == (defect(Defect::kTies) ? __reduce_max_sync(~0u, top ? id : 0u) : __reduce_min_sync(~0u, top ? id : ~0u));
 }
 
-__device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
+// The same order as one number: of key, then of the id.
+__device__ __forceinline__ uint64_t place_in_order(uint32_t key, uint32_t id) {
+  return static_cast<uint64_t>(key) << 32 | (defect(Defect::kTies) ? id : ~id);
+}
+
+__device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
   constexpr int kWarps = kMathThreads / 32, kOfWarp = kMaxExperts / kWarps;
   static_assert(kOfWarp == 64 && kWarps * kMaxExpertsPerToken == 64, "two a lane");
-  const int row = b.index(), thread = b.thread, lane = thread % 32, warp = thread / 32;
+  const int thread = b.thread, lane = thread % 32, warp = thread / 32;
   Choice& choice = *args.choice;
   const uint32_t mark = mark_of(args.uses, b) << 31;
   if (row >= static_cast<int>(b.shared.rows)) {
@@ -65,54 +69,60 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b) {
       score = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id[j]) + bias[j];
     key[j] = static_cast<int>(id[j]) >= args.experts ? 0u : score == score ? order_key(score) : 1u;
   }
-  // The warp's best in order, then of all warps' lists the best: what is among the best of all is among the best of its warp.
-  struct Candidate {
-    uint32_t key, id;
-    float probability;
+  // The warp's best in order; then each of all warps' finds out how many of them are ahead of it: what is among the best of all is among the best of its warp.
+  constexpr int kCandidates = kWarps * kMaxExpertsPerToken, kHelpers = kMathThreads / kCandidates, kOthers = kCandidates / kHelpers;
+  struct Candidates {
+    uint64_t order[kCandidates];
+    uint32_t id[kCandidates];
+    float probability[kCandidates];
+    uint32_t best_id[kMaxExpertsPerToken];
+    float best_probability[kMaxExpertsPerToken];
   };
-  Candidate* candidates = reinterpret_cast<Candidate*>(b.shared.scratch + kMaxExperts);  // [kWarps][kMaxExpertsPerToken]
-  const auto take = [&](auto found) {
-    if (key[1] > key[0] || (key[1] == key[0] && id[1] < id[0])) {
-      const uint32_t k = key[0], i = id[0];
-      const float p = probability[0];
+  static_assert(kMaxExperts * sizeof(float) + sizeof(Candidates) <= sizeof(b.shared.scratch));
+  Candidates& c = *reinterpret_cast<Candidates*>(b.shared.scratch + kMaxExperts);
+  if (key[1] > key[0] || (key[1] == key[0] && id[1] < id[0])) {
+    const uint32_t k = key[0], i = id[0];
+    const float p = probability[0];
+    key[0] = key[1], id[0] = id[1], probability[0] = probability[1];
+    key[1] = k, id[1] = i, probability[1] = p;
+  }
+#pragma unroll 1
+  for (int n = 0; n < kMaxExpertsPerToken; ++n) {
+    if (is_best(key[0], id[0])) {
+      const int place = warp * kMaxExpertsPerToken + n;
+      c.order[place] = place_in_order(key[0], id[0]), c.id[place] = id[0], c.probability[place] = probability[0];
       key[0] = key[1], id[0] = id[1], probability[0] = probability[1];
-      key[1] = k, id[1] = i, probability[1] = p;
+      key[1] = 0, id[1] = ~0u;
     }
+  }
+  math_sync();
+  {
+    const int place = thread / kHelpers, from = thread % kHelpers * kOthers;
+    const uint64_t mine = c.order[place];
+    int ahead = 0;
 #pragma unroll
-    for (int n = 0; n < kMaxExpertsPerToken; ++n) {
-      const Best best = warp_best(key[0], id[0]);
-      if (id[0] == best.id) {
-        found(n, Candidate{key[0], id[0], probability[0]});
-        key[0] = key[1], id[0] = id[1], probability[0] = probability[1];
-        key[1] = 0, id[1] = ~0u;
-      }
-    }
-  };
-  take([&](int n, const Candidate& c) { candidates[warp * kMaxExpertsPerToken + n] = c; });
+    for (int i = 0; i < kOthers; ++i) ahead += c.order[from + i] > mine;
+#pragma unroll
+    for (int step = 1; step < kHelpers; step *= 2) ahead += __shfl_xor_sync(~0u, ahead, step);
+    if (from == 0 && ahead < kMaxExpertsPerToken) c.best_id[ahead] = c.id[place], c.best_probability[ahead] = c.probability[place];
+  }
   math_sync();
   if (warp > 0) return;
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const Candidate c = candidates[j * 32 + lane];
-    key[j] = c.key, id[j] = c.id, probability[j] = c.probability;
-  }
-  __syncwarp();
-  take([&](int n, const Candidate& c) { candidates[n] = c; });
-  __syncwarp();
   const bool counts = lane < args.per_token;
-  const Candidate mine = candidates[lane % kMaxExpertsPerToken];
+  const uint32_t id_of_lane = c.best_id[lane % kMaxExpertsPerToken];
+  const float of_lane = c.best_probability[lane % kMaxExpertsPerToken];
   uint32_t chosen = 0;
   float total = 0.0f;
 #pragma unroll
   for (int n = 0; n < kMaxExpertsPerToken; ++n) {
     if (n >= args.per_token) break;
-    const uint32_t one = __shfl_sync(~0u, mine.id, n);
-    total += __shfl_sync(~0u, mine.probability, n);
+    const uint32_t one = c.best_id[n];
+    total += c.best_probability[n];
     if (lane == static_cast<int>(one / 16)) chosen |= 1u << (one % 16);
   }
   choice.masks[row][lane] = chosen | mark;
-  const float weight = __fdividef(mine.probability, args.normalise && !defect(Defect::kWeights) ? total + 1e-20f : 1.0f) * args.scale;
-  if (lane < kMaxExpertsPerToken) choice.experts[row][lane] = make_uint2((counts ? mine.id : 0u) | mark, __float_as_uint(fabsf(weight)) | mark);
+  const float weight = __fdividef(of_lane, args.normalise && !defect(Defect::kWeights) ? total + 1e-20f : 1.0f) * args.scale;
+  if (lane < kMaxExpertsPerToken) choice.experts[row][lane] = make_uint2((counts ? id_of_lane : 0u) | mark, __float_as_uint(fabsf(weight)) | mark);
 }
 
 }  // namespace kilotoken::stack

@@ -133,7 +133,7 @@ __device__ __forceinline__ int greedy_token(Place b, int row, int tiles, Uses us
 #pragma unroll
       for (int n = 0; n < 4; ++n)
         if (first + n * kMathThreads < tiles) other |= static_cast<uint32_t>(of[n] >> 63) ^ mark;
-      if (other != 0) watch.look(b.fault(), ptx::Wait::kPeer, b.instruction);
+      if (other != 0) watch.look(b.fault(), ptx::Wait::kPeer, b.instruction());
     } while (other != 0);
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
@@ -150,7 +150,7 @@ __device__ __forceinline__ int greedy_token(Place b, int row, int tiles, Uses us
 }
 
 __device__ __forceinline__ void refuse_row(Place b, int token) {
-  if (token < 0 && threadIdx.x == 0) ptx::stop(b.fault(), static_cast<ptx::Wait>(-1 - token), b.instruction);
+  if (token < 0 && threadIdx.x == 0) ptx::stop(b.fault(), static_cast<ptx::Wait>(-1 - token), b.instruction());
 }
 
 // --- processed rows

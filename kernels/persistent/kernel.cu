@@ -22,6 +22,12 @@ struct Launch {
 
 __device__ __forceinline__ bool is_product(Op op) { return op == Op::kLinear || op == Op::kExpertsUp || op == Op::kExpertsDown; }
 
+// The block's place among those that take part; not below `workers`: it does not.
+__device__ __forceinline__ int place_among(const Instruction& ins, const Place& b) {
+  const int place = b.index() - ins.first;
+  return place < 0 ? place + b.count() : place;
+}
+
 // --- the three roles' part of one instruction
 
 template <Storage kStorage, class Ready>
@@ -44,12 +50,12 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
       return ins.linear.format == Format::kE4m3 ? linear_multiply<Format::kE4m3>(ins.linear, b, ready)
                                                 : linear_multiply<Format::kBf16>(ins.linear, b, ready);
     case Op::kQkv: return qkv(ins.qkv, b);
-    case Op::kAttendWindow: return attend_window(ins.window, b);
+    case Op::kAttendWindow: return attend_window(ins.window, b, place_among(ins, b));
     case Op::kAttend: return;  // above
     case Op::kCombine: return combine(ins.attend, b);
     case Op::kReduce: return reduce(ins.reduce, b);
     case Op::kSwiglu: return swiglu(ins.swiglu, b);
-    case Op::kTopk: return topk(ins.topk, b);
+    case Op::kTopk: return topk(ins.topk, b, place_among(ins, b));
     case Op::kExpertsUp: return up_multiply(ins.up, b, ready);
     case Op::kExpertsDown:
       return ins.down.storage == Storage::kE4m3 ? down_multiply_any<Storage::kE4m3>(ins.down, b, ready) : down_multiply_any<Storage::kMxfp4>(ins.down, b, ready);
@@ -94,7 +100,7 @@ __device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t
       if (experts == 0) experts = list_experts(ins.down.choice, ins.down.choice_uses, ins.down.experts, b);  // launched alone
       return down_fetch(ins.down, b, policy, experts);
     case Op::kAttendWindow:
-      if (threadIdx.x % 32 == 0) window_fetch(ins.window, b);
+      if (threadIdx.x % 32 == 0) window_fetch(ins.window, b, place_among(ins, b));
       b.page.place = __shfl_sync(~0u, b.page.place, 0);
       b.page.phase = __shfl_sync(~0u, b.page.phase, 0);
       return;
@@ -107,11 +113,12 @@ __device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t
 // A role's copy of the instruction in progress; the next one is on its way meanwhile.
 struct Reader {
   const Instruction* list;
-  Instruction* slots;  // [2]
+  Fetched* slots;  // [2]
   // One warp, when nobody reads the slot any more; what it brings is there for all behind arrived() and a barrier.
   __device__ __forceinline__ void load(int index, int parity) const {
     const int lane = this_thread() % 32;
-    if (lane < static_cast<int>(sizeof(Instruction) / 16)) copy_16(reinterpret_cast<uint4*>(slots + parity) + lane, reinterpret_cast<const uint4*>(list + index) + lane, true);
+    if (lane < static_cast<int>(sizeof(Instruction) / 16)) copy_16(reinterpret_cast<uint4*>(&slots[parity].instruction) + lane, reinterpret_cast<const uint4*>(list + index) + lane, true);
+    if (lane == 0) slots[parity].index = index;
   }
   __device__ __forceinline__ void arrived() const { copies_wait(); }
 };
@@ -159,14 +166,13 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
   const auto leads = [&] { return this_thread() / 32 == kLeader; };
   const Reader reader{program.list, b.shared.fetched[static_cast<int>(kRole)]};
   const uint64_t policy = kRole == Role::kFetch ? ptx::evict_first() : 0;
-  int parity = 0;
 
   for (;;) {
     if (!alone) {
       ptx::group_sync<4, kThreads - 32>();  // nobody reads of the pass before any more
       if (kRole == Role::kMath && this_thread() == 0) {
         if (pass.verifies > 0)
-          ptx::wait_counter(program.done + (program.count - 1) * kLineWords, pass.verifies, b.fault(), ptx::Wait::kPrevious, b.instruction);
+          ptx::wait_counter(program.done + (program.count - 1) * kLineWords, pass.verifies, b.fault(), ptx::Wait::kPrevious, b.instruction());
         else if (blockIdx.x == 0) launch.state->began_ns = ptx::nanoseconds();  // later rounds begin where the one before ended
         const int begin = begin_pass(launch, b.shared.first_round);
         pass = pass_from(b.shared, begin, program.count, program.verify > 0 && begin == 0, pass.drafts, pass.verifies);
@@ -177,29 +183,29 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
       if (pass.begin < 0) return;
     }
     if (leads()) {
-      reader.load(pass.begin, parity);
+      reader.load(pass.begin, b.parity);
       reader.arrived();
     }
     int experts = 0;
-    for (int i = pass.begin; i < pass.end; ++i) {
-      b.instruction = static_cast<uint32_t>(i);
+    for (bool more = true; more;) {
+      // The instruction before is done with, and this one is there.
+      if constexpr (kRole == Role::kMath) math_sync();
+      else if constexpr (kRole == Role::kFinish) finish_sync();
+      else __syncwarp();
+      const Fetched& now = reader.slots[b.parity];
+      const Instruction& ins = now.instruction;
       b.thread = this_thread();
-      b.uses = pass.odd ^ (i >= program.verify ? pass.drafted << 1 : 0);
-      const Instruction& ins = reader.slots[parity];
+      b.uses = pass.odd ^ (now.index >= program.verify ? pass.drafted << 1 : 0);
+      if (leads() && now.index + 1 < pass.end) reader.load(now.index + 1, b.parity ^ 1);
       const auto ready = [&] {  // one thread
         if (ins.waits >= 0 && !alone) {
           const uint32_t count = ins.waits >= program.verify ? pass.verifies : pass.drafts;
-          ptx::wait_counter(program.done + ins.waits * kLineWords, count * ins.arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction);
+          ptx::wait_counter(program.done + ins.waits * kLineWords, count * ins.arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction());
         }
-        if constexpr (kRole == Role::kMath) record(program, i, 0, 3);
-      };
-      const auto load_next = [&] {
-        if (leads() && i + 1 < pass.end) reader.load(i + 1, parity ^ 1);
+        if constexpr (kRole == Role::kMath) record(program, now.index, 0, 3);
       };
       if constexpr (kRole == Role::kMath) {
-        math_sync();  // the instruction before has left shared memory; this one is there
-        load_next();
-        if (b.index() < ins.workers) {
+        if (place_among(ins, b) < ins.workers) {
           if (!is_product(ins.op)) {
             await_taken_over(b);
             if (b.thread == 0) ready();
@@ -207,7 +213,7 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
           }
           if (alone && ins.op == Op::kExpertsDown) await_experts(b);
           math(ins, b, ready);
-          record(program, i, 1, 2);
+          record(program, now.index, 1, 2);
           if (!is_product(ins.op)) {
             ptx::fence_async_shared();  // the next inputs may come to where this one worked
             math_sync();
@@ -216,28 +222,25 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
                 program.epoch->drafts += pass.drafted;
                 program.epoch->verifies += 1;
               }
-              if (!alone && !(defect(Defect::kLostReport) && b.index() == 0 && ins.op == Op::kEmbed)) ptx::add_release(program.done + i * kLineWords, 1);
+              if (!alone && !(defect(Defect::kLostReport) && b.index() == 0 && ins.op == Op::kEmbed)) ptx::add_release(program.done + now.index * kLineWords, 1);
             }
           }
         }
       } else if constexpr (kRole == Role::kFinish) {
-        finish_sync();
-        load_next();
         if (is_product(ins.op)) {
           finish(ins, b);
           if (ins.op == Op::kExpertsUp) finish_sync();
           if (b.thread % kFinishThreads == 0) {
-            record(program, i, 2, 2);
-            if (ins.op == Op::kExpertsUp && !alone) ptx::add_release(program.done + i * kLineWords, 1);
+            record(program, now.index, 2, 2);
+            if (ins.op == Op::kExpertsUp && !alone) ptx::add_release(program.done + now.index * kLineWords, 1);
           }
         }
       } else {
-        __syncwarp();
-        load_next();
         if (ins.op == Op::kExpertsUp) experts = 0;
-        if (b.index() < ins.workers) fetch(ins, b, policy, experts, ready);
+        if (place_among(ins, b) < ins.workers) fetch(ins, b, policy, experts, ready);
       }
-      parity ^= 1;
+      more = now.index + 1 < pass.end;
+      b.parity ^= 1;
       if (leads()) reader.arrived();
     }
     if (alone) return;
@@ -263,7 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     shared.start = launch.state->start;
     shared.first_round = launch.state->round;
     shared.before = *launch.program.epoch;
-    shared.comm = &launch.program.comm;
+    shared.comm = launch.program.comm;
     if (launch.only < 0) {
       pass.drafts = pass.verifies = 0;
     } else {

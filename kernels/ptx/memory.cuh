@@ -22,7 +22,7 @@ struct Fault {
   uint32_t detail;   // the instruction's index
 };
 
-inline constexpr long long kWaitCycles = 4'000'000'000;  // about two seconds
+inline constexpr uint32_t kWaitCycles = 3'500'000'000;  // about two seconds
 
 // Host-visible words of one kernel's fault; the first to fail writes them.
 [[noreturn]] __device__ __noinline__ static void stop(Fault* fault, Wait what, uint32_t detail) {
@@ -36,11 +36,17 @@ inline constexpr long long kWaitCycles = 4'000'000'000;  // about two seconds
   }
 }
 
-// Counts the cycles of one wait; asked only on the slow path.
+// The clock's lower half.
+__device__ __forceinline__ uint32_t cycles() {
+  return static_cast<uint32_t>(clock64());  // one instruction; of the lower half alone the compiler makes two
+}
+
+// Counts the cycles of one wait; `detail` is asked for (as uint32_t) when it has run out. Few instructions: there are a hundred waits in the kernel, and each pass of the list should fit the instruction cache.
 struct Watch {
-  long long began = 0;
-  __device__ __forceinline__ void look(Fault* fault, Wait what, uint32_t detail) {
-    const long long now = clock64();
+  uint32_t began = 0;
+  template <class Detail>
+  __device__ __forceinline__ void look(Fault* fault, Wait what, const Detail& detail) {
+    const uint32_t now = cycles() | 1u;
     if (began == 0) began = now;
     else if (now - began > kWaitCycles) stop(fault, what, detail);
   }
@@ -70,11 +76,14 @@ __device__ __forceinline__ bool barrier_passed(uint64_t* barrier, uint32_t parit
   return passed != 0;
 }
 
-__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity, Fault* fault, Wait what, uint32_t detail) {
+template <class Detail>
+__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity, Fault* fault, Wait what, const Detail& detail) {
   if (barrier_passed(barrier, parity)) return;
-  Watch watch;
+  const uint32_t began = cycles();
 #pragma unroll 1
-  while (!barrier_passed(barrier, parity)) watch.look(fault, what, detail);
+  do {
+    if (cycles() - began > kWaitCycles) stop(fault, what, detail);
+  } while (!barrier_passed(barrier, parity));
 }
 
 // Makes barrier_init visible to the copy engine.
@@ -162,9 +171,14 @@ __device__ __forceinline__ void add_release(uint32_t* flag, uint32_t value) {
 }
 
 // Waits until a counter that only grows (and wraps) has reached `target`.
-__device__ __forceinline__ void wait_counter(const uint32_t* counter, uint32_t target, Fault* fault, Wait what, uint32_t detail) {
+template <class Detail>
+__device__ __forceinline__ void wait_counter(const uint32_t* counter, uint32_t target, Fault* fault, Wait what, const Detail& detail) {
   Watch watch;
-  while (static_cast<int32_t>(load_acquire(counter) - target) < 0) watch.look(fault, what, detail);
+#pragma unroll 1
+  for (;;) {
+    if (static_cast<int32_t>(load_acquire(counter) - target) >= 0) return;
+    watch.look(fault, what, detail);
+  }
 }
 
 // --- named barriers of some warps of a block; id 0 is __syncthreads'

@@ -91,7 +91,7 @@ std::vector<NodeTraceOp> by_operation(const std::vector<stack::TraceEntry>& entr
     auto op = std::find_if(ops.begin(), ops.end(), [&](const NodeTraceOp& known) { return known.op == entry.op; });
     if (op == ops.end()) op = ops.insert(ops.end(), NodeTraceOp{entry.op});
     const double slowest = entry.done.empty() ? 0 : static_cast<double>(*std::max_element(entry.done.begin(), entry.done.end()));
-    // Instructions without a worker on block 0 have no beginning there; their time lies with the one before.
+    // Instructions that were not run have no beginning.
     size_t next = i + 1;
     while (next < entries.size() && entries[next].began == 0) ++next;
     const double total = entry.began == 0 ? 0 : next < entries.size() ? static_cast<double>(entries[next].began - entry.began) : slowest;

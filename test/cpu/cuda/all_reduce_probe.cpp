@@ -40,7 +40,7 @@ void calls(std::vector<Gpu>& gpus, const std::vector<int>& order, int g, Spot sp
   float4 mine = base;
   stack::Place b;
   for (uint32_t call = 0; call < count; ++call) {
-    b.instruction = call;
+    b.call = call;
     sum = bench::repeat_call(comm, b, call, marks, spot.group, kGroups, spot.row * 128 + column, base, mine);
   }
   std::memcpy(gpus[g].sums.data() + at, &sum, sizeof sum);

@@ -112,6 +112,7 @@ unsigned simt_fold(const char* what, unsigned x, Fold fold) {
 inline unsigned __reduce_max_sync(unsigned, unsigned x) { return simt_fold("redux.max", x, [](unsigned a, unsigned b) { return std::max(a, b); }); }
 inline unsigned __reduce_min_sync(unsigned, unsigned x) { return simt_fold("redux.min", x, [](unsigned a, unsigned b) { return std::min(a, b); }); }
 inline int __any_sync(unsigned, int x) { return static_cast<int>(simt_fold("vote.any", x != 0, [](unsigned a, unsigned b) { return a | b; })); }
+inline unsigned __ballot_sync(unsigned, int x) { return simt_fold("vote.ballot", x != 0 ? 1u << (threadIdx.x & 31) : 0u, [](unsigned a, unsigned b) { return a | b; }); }
 inline void __syncwarp() { simt::warp("syncwarp", nullptr, [](void* const(&)[32]) {}); }
 
 // --- the host

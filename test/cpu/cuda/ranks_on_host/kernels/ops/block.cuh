@@ -62,7 +62,8 @@ namespace kilotoken::stack {
 using Uses = uint32_t;
 
 struct Place {
-  uint32_t instruction = 0, uses = 0;
+  uint32_t call = 0, uses = 0;
+  uint32_t instruction() const { return call; }
   ptx::Fault* fault() const { return nullptr; }
 };
 
