@@ -410,23 +410,17 @@ std::vector<TraceEntry> SessionImpl::trace() {
   check(cudaMemcpy(clocks.data(), r.trace.get(), r.trace.bytes(), cudaMemcpyDeviceToHost), "the trace");
   const auto of_block_0 = [&](size_t i) { return clocks.data() + i * blocks * 4; };
   // Cycles of block 0's clock to a nanosecond of the common one, between the first and the last instruction that it takes part in.
-  size_t first = 0, last = r.ops.size() - 1, before = 0;
+  size_t first = 0, last = r.ops.size() - 1;
   while (first < last && of_block_0(first)[0] == 0) ++first;
   while (last > first && of_block_0(last)[0] == 0) --last;
   const double rate = last > first ? static_cast<double>(of_block_0(last)[0] - of_block_0(first)[0]) / static_cast<double>(of_block_0(last)[3] - of_block_0(first)[3]) : 0;
-  before = first;
   for (size_t i = 0; i < r.ops.size(); ++i) {
-    long long began = of_block_0(i)[0];
-    if (began != 0) {
-      before = i;
-    } else {
-      long long ns = 0;
-      for (int b = 0; b < blocks; ++b) {
-        const long long* c = clocks.data() + (i * blocks + b) * 4;
-        if (c[0] != 0 && (ns == 0 || c[3] < ns)) ns = c[3];
-      }
-      if (ns != 0) began = of_block_0(before)[0] + std::llround(rate * static_cast<double>(ns - of_block_0(before)[3]));
+    long long ns = 0;
+    for (int b = 0; b < blocks; ++b) {
+      const long long* c = clocks.data() + (i * blocks + b) * 4;
+      if (c[0] != 0) ns = std::max(ns, c[3]);
     }
+    const long long began = ns == 0 ? 0 : of_block_0(first)[0] + std::llround(rate * static_cast<double>(ns - of_block_0(first)[3]));
     TraceEntry entry{kNames[static_cast<int>(r.ops[i])], began, {}, {}, {}};
     for (int b = 0; b < blocks; ++b) {
       const long long* c = clocks.data() + (i * blocks + b) * 4;

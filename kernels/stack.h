@@ -115,7 +115,7 @@ enum class Mode { kOps, kGraph, kResident };
 // One instruction of the last round, in clock cycles.
 struct TraceEntry {
   const char* op;
-  long long began;                    // on block 0's clock: its inputs were there. Of an instruction that block 0 has no part in: the first worker's, by the common clock
+  long long began;                    // in cycles of block 0: when the inputs of the last of its blocks were there, by the common clock; 0: it was not run
   std::vector<long long> math, done;  // by block, from its own begin: matrix products done; results stored
   std::vector<long long> began_ns;    // by block, on the GPU's common clock
 };

@@ -67,6 +67,7 @@ struct Shared {
   uint64_t finish_full[2], finish_empty[2];
   uint64_t input_full;
   uint64_t experts_full;
+  uint64_t pass_full, pass_empty;                    // of the resident kernel: the next pass is decided; nobody reads of the one before any more
 };
 static_assert(sizeof(Shared) <= 232448, "shared memory of a block on Hopper");
 

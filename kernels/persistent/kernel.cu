@@ -167,10 +167,10 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
   const Reader reader{program.list, b.shared.fetched[static_cast<int>(kRole)]};
   const uint64_t policy = kRole == Role::kFetch ? ptx::evict_first() : 0;
 
-  for (;;) {
+  for (uint32_t phase = 0;;) {
     if (!alone) {
-      ptx::group_sync<4, kThreads - 32>();  // nobody reads of the pass before any more
       if (kRole == Role::kMath && this_thread() == 0) {
+        b.wait(&b.shared.pass_empty, phase ^ 1, ptx::Wait::kPrevious);
         if (pass.verifies > 0)
           ptx::wait_counter(program.done + (program.count - 1) * kLineWords, pass.verifies, b.fault(), ptx::Wait::kPrevious, b.instruction());
         else if (blockIdx.x == 0) launch.state->began_ns = ptx::nanoseconds();  // later rounds begin where the one before ended
@@ -178,8 +178,9 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
         pass = pass_from(b.shared, begin, program.count, program.verify > 0 && begin == 0, pass.drafts, pass.verifies);
         b.shared.rows = launch.state->rows;
         b.shared.start = launch.state->start;
+        ptx::barrier_arrive(&b.shared.pass_full);
       }
-      ptx::group_sync<4, kThreads - 32>();
+      b.wait(&b.shared.pass_full, phase, ptx::Wait::kPrevious);
       if (pass.begin < 0) return;
     }
     if (leads()) {
@@ -244,6 +245,8 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
       if (leads()) reader.arrived();
     }
     if (alone) return;
+    phase = pass.verifies & 1;
+    ptx::barrier_arrive(&b.shared.pass_empty);
   }
 }
 
@@ -262,6 +265,8 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     }
     ptx::barrier_init(&shared.input_full, 1);
     ptx::barrier_init(&shared.experts_full, 1);
+    ptx::barrier_init(&shared.pass_full, 1);
+    ptx::barrier_init(&shared.pass_empty, kThreads - 32);
     shared.rows = launch.state->rows;
     shared.start = launch.state->start;
     shared.first_round = launch.state->round;
