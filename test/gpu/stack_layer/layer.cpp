@@ -192,7 +192,8 @@ struct Choice {
 std::vector<std::vector<Choice>> route(const Network& n, int layer, const Inputs& in, const int32_t* chosen, std::vector<Routing>& routing) {
   const int experts = n.target.experts, per_token = n.target.experts_per_token;
   std::vector<double> bias = binary32_row(n, layer, P::kCorrectionBias, 0);
-  if (breaks("bias")) std::fill(bias.begin(), bias.end(), 0.0);
+  // Above every score: at most 1/64 as the biases are, leaving all of them out changes the choice in one of 18 rows of the small shape, or in none where products are cut.
+  if (breaks("bias")) bias[0] += 1;
   Rows logits(in.x.count, experts);
   parallel(experts, [&](int e) {
     Weights w{binary32_row(n, layer, P::kRouter, static_cast<uint64_t>(breaks("router_row") && e < 2 ? 1 - e : e)), {}};
