@@ -312,12 +312,14 @@ export function parseReport(json: string, name: string): Report {
 
 /**
  * The report to show. `path` is a report.json, or a folder with one run per subfolder, of which the newest by its own
- * `run.startedAt` is taken (file times do not survive a clone). Null when a folder, or no folder, holds no report.
+ * `run.startedAt` is taken (file times do not survive a clone), one of a reference engine only where there is no other: a
+ * reference is what others are compared with. Null when a folder, or no folder, holds no report.
  */
 export function readReport(path: string): StoredReport | null {
   if (existsSync(path) && statSync(path).isFile()) return readFile(path);
   if (path.endsWith('.json')) throw new ReportError(`${path} does not exist`);
-  return readReports(path)[0] ?? null;
+  const all = readReports(path);
+  return all.find(({ report }) => report.engines.some(({ name }) => !name.startsWith('reference'))) ?? all[0] ?? null;
 }
 
 export interface StoredReport {

@@ -106,10 +106,13 @@ describe('which report is shown', () => {
   });
   afterEach(() => rmSync(folder, { recursive: true }));
 
-  function publish(name: string, startedAt: string): void {
+  function publish(name: string, startedAt: string, engine?: string): void {
     const report = sampleReport();
     mkdirSync(join(folder, name));
-    const dated = { ...report, run: { ...report.run, id: name, startedAt } };
+    const engines = report.engines.map((one) =>
+      engine ? { ...one, name: `${engine}/${one.name.split('/')[1]}` } : one,
+    );
+    const dated = { ...report, run: { ...report.run, id: name, startedAt }, engines };
     writeFileSync(join(folder, name, 'report.json'), JSON.stringify(dated));
   }
 
@@ -119,6 +122,14 @@ describe('which report is shown', () => {
     publish('a-middle', '2026-02-01T00:00:00Z');
     mkdirSync(join(folder, 'not-a-run'));
     expect(readReport(folder)?.report.run.id).toBe('b-newest');
+  });
+
+  test('one of a reference engine only where there is no other', () => {
+    publish('newest', '2026-03-01T00:00:00Z', 'reference-cuda');
+    publish('newer', '2026-02-01T00:00:00Z', 'reference-cpu');
+    expect(readReport(folder)?.report.run.id).toBe('newest');
+    publish('oldest', '2025-12-31T23:59:59Z', 'stack-cuda');
+    expect(readReport(folder)?.report.run.id).toBe('oldest');
   });
 
   test('an empty folder and no folder hold none', () => {
