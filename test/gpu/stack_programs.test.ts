@@ -40,6 +40,7 @@ describe.skipIf(missing !== null)(`operations of the stack, ${on}`, () => {
     ['stack_layer', '--break', 'all'],
     ['stack_experts'],
     ['stack_attention', '--quick'],
+    ['instruction_fetch'],
   ])('%s %s %s', { timeout: 300_000 }, (program, ...args) => {
     const { status, stdout } = stack(program!, ...args.filter((word) => word !== undefined));
     expect(stdout).toMatch(/, 0 failed|(\d+) of \1 mistakes noticed/);

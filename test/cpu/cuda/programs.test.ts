@@ -33,6 +33,7 @@ test.skipIf(!cuda)(
       ['reference_parallel', 'local'],
       ['faults', 'trap'],
       ['parallel_faults', 'missing'],
+      ['instruction_fetch'],
       ['stack_attention'],
       ['stack_bench'],
       ['stack_experts'],
