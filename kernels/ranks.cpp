@@ -39,14 +39,38 @@ class Judge {
     const auto found = std::find_if(ends_.begin(), ends_.end(), is);
     return found == ends_.end() ? std::nullopt : std::optional<size_t>(found - ends_.begin());
   }
-  // The first whose wait ran out, as the end of a sentence about another one.
+  // Of all ranks that are so: their names, and what is said of them.
+  template <class Is>
+  std::vector<size_t> all(Is is) const {
+    std::vector<size_t> ranks;
+    for (size_t r = 0; r < ends_.size(); ++r)
+      if (is(ends_[r])) ranks.push_back(r);
+    return ranks;
+  }
+  std::string names(const std::vector<size_t>& ranks) const {
+    std::string text;
+    for (size_t i = 0; i < ranks.size(); ++i) text += (i == 0 ? "" : i + 1 < ranks.size() ? ", " : " and ") + name(ranks[i]);
+    return text;
+  }
+  std::string errors(const std::vector<size_t>& ranks) const {
+    std::string text;
+    for (const size_t r : ranks)
+      if (text.find(ends_[r].error) == std::string::npos) text += (text.empty() ? "" : ", ") + ends_[r].error;
+    return text;
+  }
+  // The first whose wait ran out; nobody: empty.
   std::string who_waited() const {
     const auto waited = [](const RankEnd& end) { return end.code != 0; };
     const auto rank = first(waited);
     if (!rank) return "";
     const auto others = std::count_if(ends_.begin(), ends_.end(), waited) - 1;
-    return "; " + name(*rank) + (others > 0 ? " and " + std::to_string(others) + " more" : "") + " waited too long, for " + what_waited(ends_[*rank].code) +
+    return name(*rank) + (others > 0 ? " and " + std::to_string(others) + " more" : "") + " waited too long, for " + what_waited(ends_[*rank].code) +
            " (block " + std::to_string(ends_[*rank].block) + ", instruction " + std::to_string(ends_[*rank].detail) + ")";
+  }
+  // The same as the end of a sentence about another one.
+  std::string and_who_waited() const {
+    const std::string text = who_waited();
+    return text.empty() ? "" : "; " + text;
   }
 
  private:
@@ -80,13 +104,19 @@ std::optional<RankFailure> judge_ranks(const std::vector<RankEnd>& ends, double 
   if (const auto rank = judge.first([](const RankEnd& end) { return end.code == kNoToken || end.code == kNaN; }))
     return RankFailure{(ends[*rank].code == kNaN ? "the model produced a logit that is not a number" : "the model produced a row without any token") + judge.where(*rank),
                        ends[*rank].code};
-  if (const auto rank = judge.first([](const RankEnd& end) { return end.ended && !end.error.empty() && end.code == 0; }))
-    return RankFailure{judge.name(*rank) + " failed: " + ends[*rank].error + judge.who_waited(), code_of(waiting)};
+  const auto failed = [](const RankEnd& end) { return end.ended && !end.error.empty() && end.code == 0; };
+  const std::vector<size_t> silent = judge.all(failed), first = judge.all([&](const RankEnd& end) { return failed(end) && !end.later; });
+  if (first.size() == 1)
+    return RankFailure{judge.names(first) + (silent.size() > 1 && !waiting ? " failed first: " : " failed: ") + judge.errors(first) + judge.and_who_waited(), code_of(waiting)};
+  if (!first.empty())
+    return RankFailure{judge.names(first) + " failed together: " + judge.errors(first) + "; an error of one GPU reaches the others, and which had it cannot be told" + judge.and_who_waited(),
+                       code_of(waiting)};
   if (const auto rank = judge.first([](const RankEnd& end) { return !end.ended; }))
-    return RankFailure{judge.name(*rank) + " did not end its kernel, the host waited " + seconds(waited) + " for it" + judge.who_waited(), code_of(waiting)};
+    return RankFailure{judge.name(*rank) + " did not end its kernel, the host waited " + seconds(waited) + " for it" + judge.and_who_waited(), code_of(waiting)};
   if (!waiting) return std::nullopt;
-  if (const auto rank = judge.first([](const RankEnd& end) { return end.code == 0; }))
-    return RankFailure{judge.name(*rank) + " was missing: its kernel had ended or was never launched" + judge.who_waited(), code_of(waiting)};
+  if (const auto rank = judge.first([](const RankEnd& end) { return end.code == 0 && end.error.empty(); }))
+    return RankFailure{judge.name(*rank) + " was missing: its kernel had ended or was never launched" + judge.and_who_waited(), code_of(waiting)};
+  if (!silent.empty()) return RankFailure{judge.who_waited() + ", while " + judge.names(silent) + " still ran", code_of(waiting)};
   // All of them: one that waited for something of its own rather than for a GPU.
   const size_t rank = judge.first([](const RankEnd& end) { return end.code != kPeer; }).value_or(*waiting);
   return RankFailure{"the kernel waited too long for " + what_waited(ends[rank].code) + judge.where(rank), ends[rank].code};
@@ -106,11 +136,16 @@ void await_ranks(const std::vector<RankWait>& ranks, const std::function<uint64_
       if (ends[r].ended) continue;
       cudaError_t status = cudaSetDevice(ranks[r].device);  // of a GPU that failed it may fail too
       if (status == cudaSuccess) status = cudaStreamQuery(ranks[r].stream);
-      if (status == cudaErrorNotReady) continue;
+      if (status == cudaErrorNotReady) {
+        ends[r].later = failed;
+        continue;
+      }
       ends[r].ended = heard = true;
       --open;
       if (status == cudaSuccess) continue;
       ends[r].error = cudaGetErrorString(status);
+      // A kernel leaves its fault before it stops.
+      for (size_t other = 0; other < ranks.size(); ++other) ends[r].later |= other != r && ranks[other].fault[0] != 0;
       if (!failed) last = Clock::now();
       failed = true;
     }

@@ -1,6 +1,7 @@
 // Waiting for the kernels of all GPUs of a model, and what is said when one of them is missing. A kernel bounds its own waits (kWaitCycles of ptx/memory.cuh: 2 s
 // at 2 GHz, 4 s at 1 GHz), so a rank that is missing makes the others stop; the host waits for them, bounds its own wait for what says nothing at all, and finds
-// out which rank it was. C++ only.
+// out which rank it was. An error of one GPU ends the work of this process on the GPUs opened to it as well (H200, driver 580.159.04), so what CUDA says of
+// a rank may be another's error: who is named is decided by what was there before. C++ only.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -22,6 +23,7 @@ struct RankEnd {
   int device = 0;
   bool ended = false;                        // false: the host stopped waiting for it
   std::string error;                         // what CUDA says of its stream; empty: nothing
+  bool later = false;                        // when that was first said another rank had left a fault, or had an error with which this one still ran
   uint32_t code = 0, block = 0, detail = 0;  // as in ptx::Fault
 };
 
@@ -31,8 +33,9 @@ struct RankFailure {
 };
 
 // What happened, or nothing: all ended well. `waited`: seconds after which the host gave up on those that had not ended. Fault codes are looked at in this
-// order, since every wait may run out where another GPU is missing: what the model did; a GPU that failed without a word; one that did not end; one that ended,
-// or never began, while others waited; and a wait of all of them.
+// order, since every wait may run out where another GPU is missing: what the model did; GPUs that failed without a word and none before them, all of them where
+// there are several; one that did not end; one that ended, or never began, while others waited; those that still ran when a wait ran out, which ended them; and a
+// wait of all of them.
 std::optional<RankFailure> judge_ranks(const std::vector<RankEnd>& ends, double waited);
 
 struct RankWait {

@@ -56,7 +56,8 @@ class SessionImpl final : public StackSession {
   explicit SessionImpl(std::shared_ptr<StackImpl> stack);
   void pass_by_instruction(bool draft, const std::function<void(Op)>& behind = nullptr);
   void pass_by_graph(bool draft);
-  void wait(uint32_t passes = 1);
+  void wait(uint32_t passes = 1) const;
+  [[noreturn]] void refused(const char* what, cudaError_t status, size_t rank) const;
   template <class Launch>
   void on_all(const char* what, Launch launch);
   SessionState read_state() const;
@@ -252,9 +253,10 @@ std::unique_ptr<StackSession> SessionImpl::fork() const {
 // The same on every GPU, but for pointers.
 SessionState SessionImpl::read_state() const {
   const Replica& r = *replicas_.front();
-  use(r.device);
   SessionState s;
-  check(cudaMemcpy(&s, r.state.get(), sizeof s, cudaMemcpyDeviceToHost), "the sequence");
+  cudaError_t status = cudaSetDevice(r.device);
+  if (status == cudaSuccess) status = cudaMemcpy(&s, r.state.get(), sizeof s, cudaMemcpyDeviceToHost);
+  if (status != cudaSuccess) refused("the sequence", status, 0);
   return s;
 }
 
@@ -272,7 +274,7 @@ void SessionImpl::write_state(const SessionState& state) {
 constexpr auto kPassPatience = std::chrono::milliseconds(100);
 
 // Until all GPUs are done with what is queued; a round, and with it a sign of life, comes after so many passes.
-void SessionImpl::wait(uint32_t passes) {
+void SessionImpl::wait(uint32_t passes) const {
   std::vector<RankWait> ranks;
   for (const auto& r : replicas_) ranks.push_back({r->device, r->stream, &r->mailbox->fault.code});
   const Mailbox& mailbox = *replicas_.front()->mailbox;
@@ -286,25 +288,32 @@ void SessionImpl::wait(uint32_t passes) {
   await_ranks(ranks, progress, patience);
 }
 
-// A launch on every GPU. Where one fails, those before it wait for a rank that will not come: until they have given up nothing of theirs can go.
+// Throws what is to be said of a call that failed. It may have found what failed before it, on another GPU too: then that is said. Ranks may wait for one that will not
+// come: until they have given up nothing of theirs can go.
+void SessionImpl::refused(const char* what, cudaError_t status, size_t rank) const {
+  cudaGetLastError();
+  const Replica& r = *replicas_[rank];
+  const bool own = cudaStreamQuery(r.stream) != status;
+  std::string text = std::string(what) + ": " + cudaGetErrorString(status);
+  if (replicas_.size() > 1) text = name_of(rank, r.device) + ": " + text;
+  try {
+    wait();
+  } catch (const KernelFault& fault) {
+    text = own ? text + "; " + fault.what() : std::string(what) + ": " + fault.what();
+  } catch (const DeviceError&) {
+    // It says the same.
+  }
+  throw DeviceError(text);
+}
+
+// A launch on every GPU.
 template <class Launch>
 void SessionImpl::on_all(const char* what, Launch launch) {
   for (size_t rank = 0; rank < replicas_.size(); ++rank) {
     Replica& r = *replicas_[rank];
     cudaError_t status = cudaSetDevice(r.device);
     if (status == cudaSuccess) status = launch(r);
-    if (status == cudaSuccess) continue;
-    cudaGetLastError();
-    std::string text = std::string(what) + ": " + cudaGetErrorString(status);
-    if (replicas_.size() > 1) text = name_of(rank, r.device) + ": " + text;
-    try {
-      wait();
-    } catch (const KernelFault& fault) {
-      text += std::string("; ") + fault.what();  // of a launch before, or of those that waited
-    } catch (const DeviceError&) {
-      // It says the same.
-    }
-    throw DeviceError(text);
+    if (status != cudaSuccess) refused(what, status, rank);
   }
 }
 

@@ -75,15 +75,44 @@ test.each([
   ],
   [
     'one of four failed without a word, on a GPU of another number',
-    [waitsForPeer, { gpu: 6, status: 700 }, waitsForSums, waitsForPeer],
+    [
+      { ...waitsForPeer, end: 300 },
+      { gpu: 6, status: 700 },
+      { ...waitsForSums, end: 300 },
+      { ...waitsForPeer, end: 300 },
+    ],
     'fault 9',
     'rank 1 on GPU 6 failed: an illegal memory access was encountered; rank 0 on GPU 0 and 2 more waited too long, for another GPU (block 3, instruction 17)',
   ],
   [
     'one failed while nobody waited yet',
-    [{ end: 20 }, { status: TRAPPED }],
+    [{ end: 60 }, { status: TRAPPED }],
     'fault 0',
     'rank 1 on GPU 1 failed: unspecified launch failure',
+  ],
+  [
+    'an error of one that the driver tells of all: nobody is blamed',
+    [{ status: 700 }, { status: 700 }, { end: 0 }, { status: 700 }],
+    'fault 0',
+    'rank 0 on GPU 0, rank 1 on GPU 1 and rank 3 on GPU 3 failed together: an illegal memory access was encountered; an error of one GPU reaches the others, and which had it cannot be told',
+  ],
+  [
+    'the same where one had it while the other still ran',
+    [{ status: TRAPPED, end: 300 }, { status: TRAPPED }],
+    'fault 0',
+    'rank 1 on GPU 1 failed first: unspecified launch failure',
+  ],
+  [
+    'a wait that ran out ends those that were waited for: they did not fail',
+    [{ status: TRAPPED }, waitsForPeer, { status: TRAPPED, end: 21 }],
+    'fault 9',
+    'rank 1 on GPU 1 waited too long, for another GPU (block 3, instruction 17), while rank 0 on GPU 0 and rank 2 on GPU 2 still ran',
+  ],
+  [
+    'it ends others too where one was missing',
+    [{ status: TRAPPED }, { end: 0 }, waitsForSums],
+    'fault 8',
+    'rank 1 on GPU 1 was missing: its kernel had ended or was never launched; rank 2 on GPU 2 waited too long, for the sums of a linear (block 40, instruction 18)',
   ],
   [
     'what the model did is told before who waited for it',
@@ -110,7 +139,7 @@ test.each([
 });
 
 test('a GPU that can no longer be chosen counts as failed', () => {
-  const { text } = wait([waitsForPeer, { end: -1 }], { gone: 1 });
+  const { text } = wait([{ ...waitsForPeer, end: 300 }, { end: -1 }], { gone: 1 });
   expect(text).toMatch(/^rank 1 on GPU 1 failed: unspecified launch failure; rank 0 on GPU 0 waited too long/);
 });
 

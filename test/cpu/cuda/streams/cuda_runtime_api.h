@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <sstream>
 #include <string>
 
@@ -27,8 +28,11 @@ inline cudaError_t cudaSetDevice(int gpu) {
   current_gpu = gpu;
   return gpu == gone_gpu ? cudaErrorLaunchFailure : cudaSuccess;
 }
+inline std::function<void(std::chrono::steady_clock::time_point)> before_query;  // what happens meanwhile on all GPUs
 inline cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  if (std::chrono::steady_clock::now() < stream->ends) return last_error = cudaErrorNotReady;
+  const auto now = std::chrono::steady_clock::now();
+  if (before_query) before_query(now);
+  if (now < stream->ends) return last_error = cudaErrorNotReady;
   return stream->status;
 }
 inline cudaError_t cudaGetLastError() {
