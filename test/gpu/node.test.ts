@@ -1,6 +1,7 @@
 /**
  * The node benchmark on real GPUs, small: two layers at full width, a few hundred tokens. What it finds must be a sound machine. Without
- * the CUDA addon, a GPU or 24 GB of its memory every test is counted as skipped. The group of collectives was not yet run on a GPU.
+ * the CUDA addon, a GPU or 24 GB of its memory every test is counted as skipped. The group of collectives
+ * ran in a published run (results/node/20261121T134242Z-f959827), not yet from here.
  */
 import { describe, expect, test } from 'vitest';
 import { benchNode } from '../../harness/bench/node/bench.ts';

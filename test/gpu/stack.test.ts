@@ -1,7 +1,8 @@
 /**
  * `stack-cuda` behind the seam, on a Hopper GPU, with experts in MXFP4 and in FP8: speculation changes no token, recorded rows and numbers give the
  * round's decisions again, rows lie as near to unrounded ones as those of `reference-cuda`, toys run in the same loop, and what the stack cannot
- * hold is refused. Without the CUDA addon or a GPU every test is counted as skipped. What it asks of FP8 experts was not yet run on a GPU.
+ * hold is refused. Without the CUDA addon or a GPU every test is counted as skipped. What it asks of FP8
+ * experts a script asked on a GPU (results/gpu/stack-experts-fp8-*.txt), not yet this file.
  */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';

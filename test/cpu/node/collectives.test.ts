@@ -1,7 +1,7 @@
 /**
  * The all-reduce alone, in a node benchmark on the fake machine: sums in another order, samples and rows that were changed, and what is
- * missing are noticed; bundles that are older than the part are read as they were. What runs on GPUs (kernels/bench/collectives.cu) is
- * not yet run on a GPU; its host side and this one must compute the same sums.
+ * missing are noticed; bundles that are older than the part are read as they were. The host side of what runs on GPUs
+ * (kernels/bench/collectives.cu) and this one must compute the same sums.
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
