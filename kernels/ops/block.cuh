@@ -289,11 +289,4 @@ __device__ __forceinline__ Quantiser quantiser(float amax) {
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ __forceinline__ float swiglu_value(float gate, float up) { return gate * sigmoid(gate) * up; }
 
-// One value as high and low part; together 16 significant bits.
-__device__ __forceinline__ void store_split(const Inputs& out, int row, int k, float x) {
-  const uint16_t high = bf16_of(x);
-  out.high[bf16_input_index(row, k)] = high;
-  out.low[bf16_input_index(row, k)] = bf16_of(x - bf16_value(high));
-}
-
 }  // namespace kilotoken::stack

@@ -188,14 +188,6 @@ __device__ __forceinline__ void group_sync() {
   asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
 }
 
-// The same barrier; for how many of its threads `yes` holds.
-template <int kId, int kThreads>
-__device__ __forceinline__ int group_count(bool yes) {
-  int count;
-  asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; bar.red.popc.u32 %0, %2, %3, p; }" : "=r"(count) : "r"(static_cast<uint32_t>(yes)), "n"(kId), "n"(kThreads) : "memory");
-  return count;
-}
-
 // Registers a thread of the calling warpgroup, all of whose warps must take part; what one gives up another can take.
 template <int kCount>
 __device__ __forceinline__ void more_registers() {
