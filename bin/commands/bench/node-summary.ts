@@ -34,20 +34,23 @@ export function printNodeReport(report: NodeReport): void {
     print(
       paint(
         'bold',
-        `${row.id}: ${row.totalUs.toFixed(1)} us a layer while traced, ${row.waitUs.toFixed(1)} of them waiting`,
+        `${row.id}: ${row.totalUs.toFixed(1)} us a layer while traced, at least ${Math.max(0, row.waitUs).toFixed(1)} of them waiting`,
       ),
     );
     print(
       table(
         [
-          ['operation', 'in a round', 'us a layer', 'math', 'busy', 'slowest block', 'waiting'],
+          ['operation', 'in a round', 'us a layer', 'math', 'busy', 'slowest block', 'waiting', 'overlap'],
           ...row.ops.map((op) => [
             op.op,
             String(op.count),
-            ...[op.totalUs, op.mathUs, op.busyUs, op.slowestUs, op.waitUs].map((us) => us.toFixed(2)),
+            ...[op.totalUs, op.mathUs, op.busyUs, op.slowestUs].map((us) => us.toFixed(2)),
+            // Operations overlap: a block that begins early is busy in the time of the operation before. Both are the least there was.
+            op.waitUs < 0 ? '-' : op.waitUs.toFixed(2),
+            op.waitUs < 0 ? (-op.waitUs).toFixed(2) : '-',
           ]),
         ],
-        [1, 2, 3, 4, 5, 6],
+        [1, 2, 3, 4, 5, 6, 7],
       ),
     );
   }

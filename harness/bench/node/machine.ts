@@ -93,7 +93,8 @@ export interface NodeDecoded {
 /**
  * One kind of operation in the last round, on the first GPU, all of its instructions together. Nanoseconds. `total`: from one beginning
  * to the next. Of a thread block's own time: `math` until its products are done, `busy` until its results are stored, both a mean over
- * blocks; `slowest` is `busy` of the slowest. What `total` has beyond `busy` is waiting: for other blocks, for other GPUs.
+ * blocks; `slowest` is `busy` of the slowest. A beginning is that of the last block, `busy` counts from a block's own: what `total` has beyond
+ * `busy` is waiting, for other blocks or other GPUs, and what `busy` has beyond `total` is time in which the neighbouring operations also ran.
  */
 export interface NodeTraceOp {
   readonly op: string;

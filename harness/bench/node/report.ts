@@ -42,7 +42,7 @@ export const NodeLayerOp = z.object({
   mathUs: z.number(),
   busyUs: z.number(),
   slowestUs: z.number(),
-  /** totalUs - busyUs: waiting for other blocks and other GPUs, the skew of both included. */
+  /** totalUs - busyUs. Above 0 at least so much waiting for other blocks and GPUs, skew included; below 0 at least so much overlap with its neighbours. */
   waitUs: z.number(),
 });
 

@@ -249,15 +249,19 @@ export function cellTable(found: NodeReport, group: string): Table {
   });
 }
 
-/** Microseconds of a layer by kind of operation. */
+/** Microseconds of a layer by kind of operation. What a report gives as less than no waiting is overlap, and stands in a column of its own. */
 export function layerTable(found: NodeReport): Table {
   const cellsOf = (us: readonly number[], labels: readonly string[]): DraftCell[] =>
     us.map((value) => plainCell(value, fixed(value, 2), labels));
+  const restOf = (us: number, labels: readonly string[]): DraftCell[] =>
+    us < 0
+      ? [wordCell('\u2013', 'none shows'), ...cellsOf([-us], labels)]
+      : [...cellsOf([us], labels), wordCell('\u2013', 'none shows')];
   return finish({
     corner: 'operation',
-    columns: ['in all', 'products', 'busy', 'slowest block', 'waiting'],
+    columns: ['in all', 'products', 'busy', 'slowest block', 'waiting, at least', 'overlap, at least'],
     legend: [
-      'Microseconds a layer, medians over the traced repeats, on the first GPU. Busy: mean over thread blocks until results are stored; waiting: the rest.',
+      "Microseconds a layer, medians over the traced repeats, on the first GPU. In all: from when the last block could begin to the same moment of the next operation. Busy: from a block's own beginning until its results are stored, mean over its blocks. What in all has beyond busy was spent waiting for other blocks or GPUs; what busy has beyond in all is overlap: blocks that began early worked while the operation before still ran. Both may be larger, since one hides the other. All operations: waiting less overlap.",
     ],
     groups: found.layers.map((row) => ({
       title: `${row.speculation ? 'Speculation on' : 'Speculation off'}, ${row.layers} layers on ${row.gpus} GPU${row.gpus === 1 ? '' : 's'}`,
@@ -265,13 +269,18 @@ export function layerTable(found: NodeReport): Table {
         ...row.ops.map((op) => ({
           head: op.op,
           sub: `${op.count} in a round`,
-          cells: cellsOf([op.totalUs, op.mathUs, op.busyUs, op.slowestUs, op.waitUs], row.labels),
+          cells: [
+            ...cellsOf([op.totalUs, op.mathUs, op.busyUs, op.slowestUs], row.labels),
+            ...restOf(op.waitUs, row.labels),
+          ],
         })),
         {
           head: 'all operations',
-          cells: [row.totalUs, null, null, null, row.waitUs].flatMap((us) =>
-            us === null ? wordCell('\u2013', 'not added up') : cellsOf([us], row.labels),
-          ),
+          cells: [
+            ...cellsOf([row.totalUs], row.labels),
+            ...[1, 2, 3].map(() => wordCell('\u2013', 'not added up')),
+            ...restOf(row.waitUs, row.labels),
+          ],
         },
       ],
     })),

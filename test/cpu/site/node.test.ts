@@ -118,8 +118,17 @@ describe('tables', () => {
     const rows = layerTable(report).groups[0]!.rows;
     expect(rows.at(-1)).toMatchObject({
       head: 'all operations',
-      cells: [{ value: 6 }, {}, {}, {}, { value: expect.closeTo(1.8) }],
+      cells: [{ value: 6 }, {}, {}, {}, { value: expect.closeTo(1.8) }, { value: null }],
     });
+  });
+
+  test('what an operation overlaps with its neighbours is no waiting', () => {
+    const text = changed((value) => {
+      (value as unknown as { layers: { ops: { waitUs: number }[] }[] }).layers[0]!.ops[1]!.waitUs = -2.5;
+    });
+    const cells = layerTable(parseNodeReport(text, 'report.json')).groups[0]!.rows.map((row) => row.cells.slice(4));
+    expect(cells[0]).toMatchObject([{ value: expect.closeTo(0.3) }, { value: null }]);
+    expect(cells[1]).toMatchObject([{ value: null }, { value: 2.5, text: '2.50' }]);
   });
 
   test('projections say that they are, and by which formula', () => {
