@@ -67,7 +67,8 @@ function lossless(run: StoredNodeRun): Said {
   let longest = 0;
   const differences: string[] = [];
   const asked = run.plan.cells.some((cell) => cell.group === 'lossless');
-  // Without the test of losslessness every output is looked at; runs that are older than the collectives say what they said.
+  // Every output is looked at. The longest is said of the test of losslessness where there is one; runs that are older than the
+  // collectives say what they said.
   const all = !asked && run.plan.input.lacks.collectives !== undefined;
   for (const { generation, cell } of known(run)) {
     const record = records.get(textOf(cell));
@@ -76,8 +77,7 @@ function lossless(run: StoredNodeRun): Said {
     const place = own.findIndex((id, i) => id !== record[i]);
     generations += 1;
     tokens += own.length;
-    if (!all && cell.group !== 'lossless') continue;
-    longest = Math.max(longest, own.length);
+    if (all || cell.group === 'lossless') longest = Math.max(longest, own.length);
     if (place >= 0) {
       const where = `${cell.id}, repeat ${generation.row.repeat}`;
       differences.push(`${where}: token ${place} is ${own[place]}, plain decoding gives ${record[place]}`);

@@ -204,6 +204,17 @@ describe('a machine with a fault', () => {
     });
   });
 
+  it('a wrong token is refuted in any cell, not in the test of losslessness alone', async () => {
+    const tokens = { headline: 700, sweep: 96, plain: 48, reference: 24 };
+    const options = { groups: ['headline' as const, 'lossless' as const], tokens };
+    await bench({ fake: { fault: { kind: 'wrong-token', place: 600 } }, options }, ({ report, exitCode }) => {
+      expect(exitCode).toBe(1);
+      expect(evidence(report, 'lossless')).toMatch(
+        /^headline\/.+: token 600 is \d+, plain decoding gives \d+; \d+ gen/,
+      );
+    });
+  });
+
   it('a draft accepted although it was wrong is refuted', async () => {
     await bench({ fake: { fault: { kind: 'accepts-wrong' } } }, ({ report, exitCode }) => {
       expect(exitCode).toBe(1);
