@@ -437,6 +437,13 @@ describe('other inputs', () => {
     expect(readFileSync(join(again.folder, 'report.json'), 'utf8')).toBe(
       readFileSync(join(home, 'many', 'newest', 'report.json'), 'utf8'),
     );
+    // The question and its answer come first.
+    expect(textOf(all(several, 'h1')[0]!)).toMatch(/past 1,000 tokens per second, losslessly\?$/);
+    expect(textOf(all(several, 'header')[0]!)).toContain('Neither confirmed nor refuted so far.');
+    expect(textOf(byId(several, 'found-speed-1000'))).toContain('not yet measured');
+    expect(textOf(byId(several, 'newest'))).toContain(report.run.title);
+    const levels = descendants(several).flatMap((e) => (/^h[1-6]$/.test(e.name) ? [Number(e.name[1])] : []));
+    for (const [i, level] of levels.entries()) expect(level - (levels[i - 1] ?? level)).toBeLessThanOrEqual(1);
     // Every run has a page of its own, and the list says what it is of, the newest first.
     const rows = all(byId(several, 'audits'), 'tr').slice(1);
     expect(rows.map((tr) => all(tr, 'a')[0]!.attributes.get('href'))).toEqual([

@@ -42,6 +42,14 @@ export const CHECKS: Readonly<Record<HonestyCheck['outcome'], { mark: string; to
   'not checked': { mark: '\u25cb', tone: 'none' },
 };
 
+/** The parts of a page that an audit fills, by their anchors. */
+export const AUDIT_PARTS: readonly (readonly [string, string])[] = [
+  ['verdicts', 'Verdicts'],
+  ['acceptance', 'Acceptance'],
+  ['speed', 'Speed'],
+  ['run', 'What was run'],
+];
+
 interface KindWords {
   /** Stands beside every group of numbers. */
   readonly label: string;
