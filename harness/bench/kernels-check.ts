@@ -12,14 +12,14 @@ export const ROTATED_BYTES = 200e6;
 /** Distinct memory of a read rate, at least. */
 export const READ_BYTES = 2e9;
 
-/** @throws InputError in one line for what is no such document */
-export function readBenchKernels(value: unknown): BenchKernels {
-  return parsed(BenchKernels, value, 'kernel bench');
+/** `what` begins the line. @throws InputError in one line for what is no such document */
+export function readBenchKernels(value: unknown, what = 'kernel bench'): BenchKernels {
+  return parsed(BenchKernels, value, what);
 }
 
-/** @throws InputError in one line for what is no such document */
-export function readPeers(value: unknown): Peers {
-  return parsed(Peers, value, 'peers');
+/** `what` begins the line. @throws InputError in one line for what is no such document */
+export function readPeers(value: unknown, what = 'peers'): Peers {
+  return parsed(Peers, value, what);
 }
 
 function parsed<T>(

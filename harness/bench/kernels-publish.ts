@@ -10,7 +10,7 @@ export const KERNELS_RECORD = 'bench';
 
 /** The file it was copied to. Throws InputError for what is no kernel bench, does not follow from its samples, is of unknown code, or is there already. */
 export function publishKernels(path: string, record: string): string {
-  const document = readBenchKernels(jsonOf(path));
+  const document = readBenchKernels(jsonOf(path), `${path}: no kernel bench`);
   const reasons = [
     ...checkBenchKernels(document),
     ...(document.dirty ? ['the code had uncommitted changes'] : []),

@@ -25,7 +25,8 @@ export interface RecordEntry {
 export function entriesOf(record: string): Pick<RecordEntry, 'path' | 'kind'>[] {
   const bundles = (folder: string): string[] =>
     names(join(record, folder))
-      .filter((name) => existsSync(join(record, folder, name, 'manifest.json')))
+      // One whose manifest is gone is no less a part of the record.
+      .filter((name) => ['manifest.json', 'tree.json'].some((file) => existsSync(join(record, folder, name, file))))
       .map((name) => join(folder, name));
   const found = [
     ...bundles('').map((path) => ({ path, kind: 'audit' as const })),

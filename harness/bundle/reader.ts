@@ -3,7 +3,7 @@
  * are compared with the sha256 in the manifest. A run that was killed has a manifest that says `running`: then, and only then, a row
  * file may be missing or end in the middle of a row. What a reader concludes is its own business (report/, check/).
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { z } from 'zod';
 import { InputError } from '../engine.ts';
@@ -153,10 +153,20 @@ function refuse(text: string): never {
   throw new InputError(text);
 }
 
+/** Why a path is no run. */
+function noRun(path: string): string {
+  if (!existsSync(path)) return `${path}: no such folder`;
+  if (!statSync(path).isDirectory()) return `${path} is not a run directory: it is a file`;
+  const runs = readdirSync(path).filter((name) => existsSync(join(path, name, 'manifest.json')));
+  const meant =
+    runs.length === 0 ? '' : `; name one of the ${runs.length} runs in it, for instance ${join(path, runs.at(-1)!)}`;
+  return `${path} is not a run directory: it has no manifest.json${meant}`;
+}
+
 /** manifest.json with its plan. Throws InputError naming the file and the first field that does not fit. */
 export function readManifest(directory: string, differ: (text: string) => void = refuse): Manifest {
   const path = join(directory, 'manifest.json');
-  if (!existsSync(path)) throw new InputError(`${directory} is not a run directory: it has no manifest.json`);
+  if (!existsSync(path)) throw new InputError(noRun(directory));
   const value = readJson(path);
   if ((value as { schema?: unknown } | null)?.schema === FIRST_RUN_SCHEMA_ID) {
     const { $schema, ...manifest } = validated(ManifestV1, value, path);

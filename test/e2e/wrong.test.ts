@@ -39,6 +39,11 @@ describe('one line, exit code', () => {
     [2, ['draft', ...NANO, '--tokens', scratch], /is a folder, not a file/],
     [2, ['generate', '--messages', text], /text: is not JSON: /],
     [2, ['enumerate', '--fixture', nowhere, '--rule', 'match'], /no such file/],
+    [2, ['check', nowhere], /x: no such folder$/],
+    [2, ['check', text], /text is not a run directory: it is a file$/],
+    [2, ['report', 'results/node'], /name one of the \d+ runs in it, for instance results\/node\/2/],
+    [2, ['bench', 'kernels', '--from', 'package.json'], /^error: package\.json: no kernel bench: schema: /],
+    [2, ['publish', 'package.json'], /package\.json: no kernel bench: schema: /],
   ] as [number, string[], RegExp][])('%i: %j', async (code, args, line) => {
     const finished = await kilotoken(args);
     expect(onlyLine(finished)).toMatch(line);

@@ -30,7 +30,10 @@ export function benchKernelsCommand(bench: Command): void {
     .option('--peers <file>', 'print what peers/run.py measured on this GPU beside it')
     .option('--from <file>', 'measure nothing: derive and check the figures of a stored document, and print them')
     .action(async (options: Options) => {
-      const result = options.from === undefined ? await measure(options) : readBenchKernels(jsonOf(options.from));
+      const result =
+        options.from === undefined
+          ? await measure(options)
+          : readBenchKernels(jsonOf(options.from), `${options.from}: no kernel bench`);
       if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result)}\n`);
       printResult(result);
       const findings = checkBenchKernels(result);
@@ -40,7 +43,8 @@ export function benchKernelsCommand(bench: Command): void {
 }
 
 async function measure(options: Options): Promise<BenchKernels> {
-  const peers: Peers | null = options.peers === undefined ? null : readPeers(jsonOf(options.peers));
+  const peers: Peers | null =
+    options.peers === undefined ? null : readPeers(jsonOf(options.peers), `${options.peers}: no peers`);
   const { gpu, build, floors, operations, layers } = await measureKernels((stage) => note(`measuring: ${stage}`));
   if (peers !== null && peers.device !== gpu.name)
     throw new InputError(`the peers were measured on ${peers.device}, this is ${gpu.name}`);

@@ -2,7 +2,7 @@
  * A record to which runs are added: whatever is published is found, and judged again from its rows alone, each part of the node
  * benchmark in a bundle of its own among it.
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { publishKernels } from '../../../harness/bench/kernels-publish.ts';
@@ -43,7 +43,7 @@ test('parts in bundles of their own are published, judged, and refused twice', a
       [join('bench', '20260101T000000Z-0000000.json'), 'kernel bench', 'intact', []],
     ]);
 
-    // One figure of a report, sealed anew; one sample of a kernel bench; a folder that cannot be read.
+    // One figure of a report, sealed anew; one sample of a kernel bench; a folder that cannot be read; a manifest that is gone.
     const report = join(record, 'node', 'part-1', 'report.json');
     writeFileSync(
       report,
@@ -55,10 +55,12 @@ test('parts in bundles of their own are published, judged, and refused twice', a
     writeFileSync(join(record, 'bench', '20260101T000000Z-0000000.json'), JSON.stringify(changed));
     mkdirSync(join(record, 'broken'));
     writeFileSync(join(record, 'broken', 'manifest.json'), '{');
+    rmSync(join(record, 'node', 'part-2', 'manifest.json'));
     const found = await judged(record);
     expect(found.filter(({ outcome }) => outcome !== 'intact').map(({ path }) => path)).toEqual([
       'broken',
       join('node', 'part-1'),
+      join('node', 'part-2'),
       join('bench', '20260101T000000Z-0000000.json'),
     ]);
     expect(found.find(({ path }) => path === join('node', 'part-1'))!.findings[0]).toMatch(
