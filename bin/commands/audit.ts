@@ -2,7 +2,7 @@
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { type AuditInput, audit } from '../../harness/audit.ts';
-import { digestOf } from '../../harness/bundle/digests.ts';
+import { runId } from '../../harness/bundle/digests.ts';
 import { told, untold } from '../../harness/bundle/provenance.ts';
 import { type Arm, EngineCardRow, type Rule, type Shard } from '../../harness/bundle/rows.ts';
 import { collectProvenance } from '../../harness/bundle/surroundings.ts';
@@ -284,10 +284,4 @@ function speedOptions(options: Options, short: SpeedOptions): SpeedOptions {
         options.machineHour === undefined ? null : { value: options.machineHour, currency: options.currency },
     },
   };
-}
-
-/** `<UTC time>-<hash of what was asked>`, fit for a folder name. */
-function runId(startedAt: Date, asked: unknown): string {
-  const time = startedAt.toISOString().replace(/[-:]|\.\d+/g, '');
-  return `${time}-${digestOf(asked).slice('sha256:'.length, 'sha256:'.length + 7)}`;
 }

@@ -14,7 +14,7 @@ export type Activations = 'bf16' | 'fp8';
 const QUIET_MS = 1_000;
 
 /** Engines of this repository, by the name they are asked for. */
-export const ENGINES = ['cpu', 'reference-cuda', 'stack-cuda'] as const;
+const ENGINES = ['cpu', 'reference-cuda', 'stack-cuda'] as const;
 export type EngineName = (typeof ENGINES)[number];
 
 export const engineOption = (): Option =>
@@ -53,7 +53,7 @@ export async function loadModel(
 }
 
 /** Throws InvalidArgumentError. */
-export function syntheticChoice(text: string): SyntheticChoice {
+function syntheticChoice(text: string): SyntheticChoice {
   const [name, list = ''] = text.split(':', 2);
   if (name !== 'pro-synthetic') throw new InvalidArgumentError('The only such model is pro-synthetic.');
   const given = new Map(list.split(',').map((part): [string, string] => splitOnce(part)));

@@ -8,9 +8,9 @@ import { deriveFigures } from './kernels-figures.ts';
 import { BenchKernels, type Figures, Peers } from './kernels-schema.ts';
 
 /** Weights of a timed loop, at least: several times the L2. */
-export const ROTATED_BYTES = 200e6;
+const ROTATED_BYTES = 200e6;
 /** Distinct memory of a read rate, at least. */
-export const READ_BYTES = 2e9;
+const READ_BYTES = 2e9;
 
 /** `what` begins the line. @throws InputError in one line for what is no such document */
 export function readBenchKernels(value: unknown, what = 'kernel bench'): BenchKernels {

@@ -7,6 +7,12 @@ export function digestOf(value: unknown): string {
   return sha256(canonicalJson(value));
 }
 
+/** Of a run: `<UTC time>-<hash of what was asked>`, fit for a folder name. */
+export function runId(startedAt: Date, asked: unknown): string {
+  const time = startedAt.toISOString().replace(/[-:]|\.\d+/g, '');
+  return `${time}-${digestOf(asked).slice('sha256:'.length, 'sha256:'.length + 7)}`;
+}
+
 /** Of a token sequence: its ids as little-endian 32-bit words. */
 export function tokensDigest(ids: readonly number[]): string {
   return sha256(new Uint8Array(Uint32Array.from(ids).buffer));

@@ -12,7 +12,7 @@ import { writeWhole } from './disk.ts';
 import { Digest } from './rows.ts';
 import { readCanonical, readTree, SIGNATURE_FILE, type Tree } from './tree.ts';
 
-export const SIGNATURE_SCHEMA_ID = 'kilotoken/signature@1';
+const SIGNATURE_SCHEMA_ID = 'kilotoken/signature@1';
 
 export const Signature = z.strictObject({
   schema: z.literal(SIGNATURE_SCHEMA_ID),

@@ -14,7 +14,7 @@ import { writeWhole } from './disk.ts';
 import { validated } from './row-reader.ts';
 import { Digest } from './rows.ts';
 
-export const TREE_SCHEMA_ID = 'kilotoken/tree@1';
+const TREE_SCHEMA_ID = 'kilotoken/tree@1';
 export const TREE_FILE = 'tree.json';
 export const SIGNATURE_FILE = 'signature.json';
 const OUTSIDE = new Set([TREE_FILE, SIGNATURE_FILE, 'page']);

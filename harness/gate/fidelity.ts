@@ -4,6 +4,7 @@
  * bootstrap over prompts, and TOST where a margin was stated. Greedy outputs are compared with near ties accounted for.
  */
 import type { Decoding, Engine } from '../engine.ts';
+import { mean } from '../stats/averages.ts';
 import { bcaInterval, meanOf } from '../stats/bootstrap.ts';
 import { TOST_LEVEL, tost } from '../stats/tost.ts';
 import { firstDifference } from '../verify/equality.ts';
@@ -196,10 +197,6 @@ function movesOf({ engine, baseline }: Forced): number[] {
 /** The gaps met, as many as there are greedy tokens: each n/m times, in weights that add up. */
 function stretched(gaps: readonly number[], tokens: number): number[] {
   return Array.from({ length: tokens }, (_, i) => gaps[i % gaps.length]!);
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 function signed(value: number): string {

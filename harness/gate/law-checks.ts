@@ -3,6 +3,7 @@
  * what nothing in this run would have caught.
  */
 import type { VerificationRule } from '../engine.ts';
+import { percent } from '../percent.ts';
 import { eBenjaminiHochberg } from '../stats/eprocess.ts';
 import { holm } from '../stats/holm.ts';
 import { type Detectable, SHARES } from '../verify/categorical.ts';
@@ -175,8 +176,4 @@ export function power10(log: number): string {
   if (log === Number.POSITIVE_INFINITY) return 'infinite';
   const exponent = log / Math.LN10;
   return Math.abs(exponent) < 3 ? Number(Math.exp(log).toPrecision(3)).toString() : `10^${exponent.toFixed(1)}`;
-}
-
-export function percent(share: number): string {
-  return `${Number((100 * share).toPrecision(3))} %`;
 }

@@ -5,6 +5,7 @@
  */
 import { digestOf } from '../bundle/digests.ts';
 import { type Decoding, type Engine, InputError, type Round } from '../engine.ts';
+import { percent } from '../percent.ts';
 import { Random } from '../stats/philox.ts';
 import { upperBoundWithoutEvent } from '../stats/proportion.ts';
 import { comparability } from '../verify/comparability.ts';
@@ -16,7 +17,7 @@ import { AcceptanceTally, type MeasuredAcceptance } from './acceptance.ts';
 import { checkBoundaries } from './boundary.ts';
 import type { Budget } from './budget.ts';
 import { checkFidelity } from './fidelity.ts';
-import { adjustedPs, FAMILY_SIZE, LAWS, lawChecks, percent, power10, type Stream, seenByReplay } from './law-checks.ts';
+import { adjustedPs, FAMILY_SIZE, LAWS, lawChecks, power10, type Stream, seenByReplay } from './law-checks.ts';
 import type { GatePrompt, Observed, Observer } from './observer.ts';
 import { ReplayJudge } from './replaying.ts';
 import type { Check } from './result.ts';

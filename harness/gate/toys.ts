@@ -34,7 +34,7 @@ export interface GateToy {
 type Kind = 'smooth' | 'edges';
 
 /** Vocabularies are padded to this for the laws, which are over all toys. */
-export const TOY_VOCABULARY = 6;
+const TOY_VOCABULARY = 6;
 
 export function makeToys(seed: string): GateToy[] {
   const random = new Random(seed, 46);

@@ -59,7 +59,7 @@ export function emptySums(): TimeSums {
 }
 
 /** Adds one session that ended properly. */
-export function addSession(sums: TimeSums, row: TimedSession): void {
+function addSession(sums: TimeSums, row: TimedSession): void {
   const last = row.atNs.length - 1;
   sums.sessions += 1;
   sums.promptTokens += row.promptTokens;

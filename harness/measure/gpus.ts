@@ -49,7 +49,7 @@ export type GpuLookRow = z.infer<typeof GpuLookRow>;
  * Memory that may be in use on a GPU that nobody uses, without what the driver keeps for itself. With a CUDA context of this process
  * that may be CONTEXT_BYTES: 0.52 GiB on four H200 (results/node), which any other process with a context doubles at least.
  */
-export const IDLE_BYTES = 256 * 2 ** 20;
+const IDLE_BYTES = 256 * 2 ** 20;
 export const CONTEXT_BYTES = 2 ** 30;
 
 export interface Company {
@@ -115,7 +115,7 @@ function ownNumbers(looks: readonly GpuLook[]): ReadonlySet<number> {
   return new Set([...first!].filter((pid) => rest.every((list) => list.has(pid))));
 }
 
-export function processText({ pid, name, bytes }: GpuProcess): string {
+function processText({ pid, name, bytes }: GpuProcess): string {
   return `pid ${pid}${name === null ? '' : ` (${name})`}${bytes === null ? '' : `, ${gib(bytes)}`}`;
 }
 

@@ -2,6 +2,8 @@
  * What a measurement would look like if it were not honest: acceptance that is forced, requests that are answered from a cache. Each
  * test says what it looked at and whether it found something; none proves that there is nothing.
  */
+
+import { total } from '../stats/averages.ts';
 import { chiSquareSurvival } from '../stats/chisquare.ts';
 import { studentQuantile } from '../stats/student.ts';
 import type { TimedSession } from './rows.ts';
@@ -121,8 +123,4 @@ function studentMean(values: readonly number[]): { readonly mean: number; readon
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   const error = Math.sqrt(squares / (values.length - 1) / values.length);
   return { mean, half: studentQuantile(0.975, values.length - 1) * error };
-}
-
-function total(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
 }

@@ -19,7 +19,7 @@ export interface SpeedOptions {
 /** MLPerf's least duration of a run (Inference rules), which is also the least here for a headline. */
 export const HEADLINE_SECONDS = 600;
 
-export const NO_ECONOMICS: Economics = { taskTokens: [1000], price: null, machineHour: null };
+const NO_ECONOMICS: Economics = { taskTokens: [1000], price: null, machineHour: null };
 
 /** A minute for the nano model on two cores. */
 export const SHORT_SPEED: SpeedOptions = {

@@ -5,6 +5,7 @@
  */
 import type { EngineSource } from '../engines/plugin.ts';
 import { type GatePrompt, Observer } from '../gate/observer.ts';
+import { mean } from '../stats/averages.ts';
 import type { TrainedModel } from './build.ts';
 import { judgeSessions, type Sight } from './loop.ts';
 
@@ -13,7 +14,7 @@ const REPLAY_PROMPTS = 8;
 const REPLAY_TOKENS = 32;
 const STEP_MS = 60_000;
 /** Chance that a draft as good as the correct one is called worse. */
-export const FLOOR_ALPHA = 1e-6;
+const FLOOR_ALPHA = 1e-6;
 
 export async function judgeGolden(model: TrainedModel, network: string | null): Promise<Sight> {
   const { rows, largest, bound } = await model.golden(network);
@@ -49,8 +50,6 @@ export function signTest(fell: number, untied: number): number {
   }
   return Math.min(1, sum);
 }
-
-const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** `correct`, `found`: by prompt. */
 export function judgeFloor(correct: readonly number[], found: readonly number[]): Sight {

@@ -16,10 +16,10 @@ export const FIXTURE_FORMAT = 'kilotoken/fixture@1';
 export const ROW_TOLERANCE = 1e-9;
 
 /** Sequences of the run, V^tokens: each is a cell of the law. */
-export const MOST_SEQUENCES = 2 ** 17;
+const MOST_SEQUENCES = 2 ** 17;
 
 /** Paths through rounds: (states a round can start from) * V^block. */
-export const MOST_PATHS = 2 ** 20;
+const MOST_PATHS = 2 ** 20;
 
 const Token = z.int().min(0);
 /** Beyond these a sum of logit, bias and penalties could leave binary64. */

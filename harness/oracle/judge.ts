@@ -15,7 +15,7 @@ import { Simulator, simulatedLaw } from './simulate.ts';
 import { type Address, CounterSource } from './source.ts';
 
 /** Sessions of a simulation and their first seed; the same in every run, so that its figures can be recomputed. */
-export const SIMULATED_SESSIONS = 10_000;
+const SIMULATED_SESSIONS = 10_000;
 /** A simulated law is compared on this many first tokens: few cells, so that sampling alone stays small. */
 const SIMULATED_TOKENS = 3;
 const FIRST_SEED = 1;

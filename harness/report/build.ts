@@ -12,8 +12,8 @@ import { FIRST_REPORT_SCHEMA_ID, REPORT_SCHEMA_ID, Report, type Verdict, type Wa
 import { judge } from './verdicts.ts';
 import { distinct, engineWarnings } from './warnings.ts';
 
-export const REPORT_SCHEMA_FILE = 'schemas/report.schema.json';
-export const VERDICTS_SCHEMA_FILE = 'schemas/verdicts.schema.json';
+const REPORT_SCHEMA_FILE = 'schemas/report.schema.json';
+const VERDICTS_SCHEMA_FILE = 'schemas/verdicts.schema.json';
 
 export function buildReport(run: StoredRun): Report {
   const { manifest } = run;

@@ -6,6 +6,7 @@ import { lookupAcceptance } from '../measure/ngram.ts';
 import { repeatedTokens } from '../measure/repetition.ts';
 import { acceptanceSource, type Source } from '../measure/source.ts';
 import { type PromptSpeed, pairByPrompt, promptSpeeds, speedupOf } from '../measure/speed.ts';
+import { total } from '../stats/averages.ts';
 import { bcaInterval, type ClusterStatistic, meanOf, ratioOfSums } from '../stats/bootstrap.ts';
 import { generatedTokens } from '../verify/equality.ts';
 import type { AcceptanceRow, Interval, Measured, SpeedRow, Warning } from './schema.ts';
@@ -178,8 +179,4 @@ export function measurer(run: StoredRun, n: number, of: string, warnings: readon
     const interval: Interval | null = ends === null ? null : { ...ends, level: LEVEL, method };
     return { state: 'measured', value, unit, interval, n, of, warnings: [...warnings] };
   };
-}
-
-function total(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
 }

@@ -7,7 +7,9 @@ import { clockRatio, throttling } from '../measure/power.ts';
 import type { SpeedPlan, TimedSession, TimingRow } from '../measure/rows.ts';
 import { compareTimed, timedBooks } from '../measure/timed-books.ts';
 import { criterionText, Steadiness } from '../measure/warmup.ts';
+import { percent } from '../percent.ts';
 import { shardOfSpeedCell } from '../plan.ts';
+import { total } from '../stats/averages.ts';
 import type { BootstrapOptions } from '../stats/bootstrap.ts';
 import { honestyChecks } from './checks.ts';
 import { facetRows } from './facets.ts';
@@ -191,7 +193,7 @@ export function measurementOf({ run, plan: whole, verdicts }: MeasurementInput):
     const telemetry = telemetryOf(run, whole, cell.cell);
     const card = manifest.engines[cell.engine]!;
     const { identity, peak } = identitiesOf(cell, plan, card.blockSize);
-    const seconds = sum(cell.windows.map((window) => (window.endNs - window.startNs) / 1e9));
+    const seconds = total(cell.windows.map((window) => (window.endNs - window.startNs) / 1e9));
     const steadiness = steadyOf(cell, plan);
     const segments = rows.filter(isSegment).filter((row) => cell.bySegment.has(row.segment));
     const slowed = throttling(telemetry, cell.windows);
@@ -428,12 +430,4 @@ function telemetrySummary(run: StoredRun): Measurement['telemetry'] {
     hz: last > first ? (readings / devices.size - 1) / ((last - first) / 1e9) : 0,
     quantities: [...keys].sort(),
   }));
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
-}
-
-function percent(share: number): string {
-  return `${Number((100 * share).toPrecision(3))} %`;
 }

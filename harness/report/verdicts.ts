@@ -1,6 +1,7 @@
 /** The verdicts of a run, from its rows. One question each; the words are the house's. */
 import type { SessionTrace, StoredRun } from '../bundle/reader.ts';
 import type { Arm, FaultRow, PhasePlan } from '../bundle/rows.ts';
+import { percent } from '../percent.ts';
 import { sessionCount, sessionName } from '../plan.ts';
 import { upperBoundWithoutEvent } from '../stats/proportion.ts';
 import { checkBooks } from '../verify/books.ts';
@@ -201,8 +202,4 @@ function lawVerdict(run: StoredRun, phase: PhasePlan): Verdict {
 function titled(phase: PhasePlan): string {
   const decoding = decodingName(phase);
   return phase.temperature === 0 ? 'Greedy decoding' : `Rule ${phase.rule} at ${decoding}`;
-}
-
-function percent(share: number): string {
-  return `${Number((100 * share).toPrecision(3))} %`;
 }

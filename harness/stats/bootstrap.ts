@@ -12,7 +12,7 @@ export interface BootstrapOptions {
   readonly seed: string;
 }
 
-export const DEFAULT_BOOTSTRAP: BootstrapOptions = { resamples: 2000, level: 0.95, seed: '1' };
+const DEFAULT_BOOTSTRAP: BootstrapOptions = { resamples: 2000, level: 0.95, seed: '1' };
 
 /** A statistic of a multiset of clusters, given as indices into the sample. May be NaN when it is undefined there. */
 export type ClusterStatistic = (indices: ArrayLike<number>) => number;

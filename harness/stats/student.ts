@@ -2,7 +2,7 @@
 import { logGamma } from './chisquare.ts';
 
 /** I_x(a, b), by the continued fraction of Abramowitz and Stegun 26.5.8 (modified Lentz). */
-export function betaRegularised(x: number, a: number, b: number): number {
+function betaRegularised(x: number, a: number, b: number): number {
   if (x <= 0) return 0;
   if (x >= 1) return 1;
   // The fraction converges fast below the mean only; above it the mirror image does.

@@ -11,7 +11,7 @@ const BINS = 16;
 /** Stakes of the linear bets 1 + s (2U - 1). */
 const STAKES: readonly number[] = [-0.5, -0.15, 0.15, 0.5];
 
-export const ORDERS = ['p descending', 'p/q ascending', 'hash of the id'] as const;
+const ORDERS = ['p descending', 'p/q ascending', 'hash of the id'] as const;
 
 /** Are numbers in (0, 1) uniform? Bets on 16 bins and on lines. */
 export class UniformProcess {

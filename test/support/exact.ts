@@ -26,7 +26,6 @@ export const E2M1: Format = { name: 'E2M1', exponentBits: 2, mantissaBits: 1, bi
 export const E4M3: Format = { name: 'E4M3', exponentBits: 4, mantissaBits: 3, bias: 7, specials: 'fn' };
 export const BF16: Format = { name: 'BF16', exponentBits: 8, mantissaBits: 7, bias: 127, specials: 'ieee' };
 export const BINARY32: Format = { name: 'binary32', exponentBits: 8, mantissaBits: 23, bias: 127, specials: 'ieee' };
-export const BINARY64: Format = { name: 'binary64', exponentBits: 11, mantissaBits: 52, bias: 1023, specials: 'ieee' };
 
 export function decode(format: Format, code: bigint): Decoded {
   const { exponentBits, mantissaBits, bias } = format;

@@ -10,7 +10,7 @@ import type { NodeMachine } from '../../../harness/bench/node/machine.ts';
 import { checkNodeUsage, GROUPS, type Group, NODE_DEFAULTS } from '../../../harness/bench/node/plan.ts';
 import { PROFILES, type Profile, profileFromJson } from '../../../harness/bench/node/profile.ts';
 import { PRO } from '../../../harness/bench/node/shape.ts';
-import { digestOf } from '../../../harness/bundle/digests.ts';
+import { runId } from '../../../harness/bundle/digests.ts';
 import { told, untold } from '../../../harness/bundle/provenance.ts';
 import { collectProvenance } from '../../../harness/bundle/surroundings.ts';
 import { InputError } from '../../../harness/engine.ts';
@@ -193,9 +193,4 @@ function profileOf(path: string): Profile {
     throw new InputError(`${path} cannot be read`);
   }
   return profileFromJson(json, basename(path, '.json'));
-}
-
-function runId(startedAt: Date, of: unknown): string {
-  const time = startedAt.toISOString().replace(/[-:]/g, '').replace(/\.\d+/, '');
-  return `${time}-${digestOf(of).slice('sha256:'.length, 'sha256:'.length + 7)}`;
 }

@@ -1,11 +1,11 @@
 /** The report of a node benchmark from its stored rows: a fresh run and a committed one are judged by the same code. */
 
 import { companyOf } from '../../measure/gpus.ts';
+import { median } from '../../stats/averages.ts';
 import { collectiveFigures } from './collectives.ts';
 import { Comparer, labelsOf } from './compare.ts';
 import { type CellSums, cellFigures, cellSums, stretchOf, told, untold } from './figures.ts';
 import { layerTimes } from './layers.ts';
-import { median } from './median.ts';
 import type { NodePlan, PlanCell, PlanModel } from './plan.ts';
 import { expectedCommitted } from './profile.ts';
 import type { StoredNodeRun } from './reader.ts';

@@ -3,10 +3,10 @@
  * its cycles by what a cycle lasted on the GPU's common clock during that launch: us_i = cycles_i x span / sum of cycles.
  */
 import { quantile } from '../../measure/percentile.ts';
+import { mean, median, total } from '../../stats/averages.ts';
 import { expectedDigest } from './collectives-oracle.ts';
 import { overRepeats, told, untold } from './figures.ts';
 import type { CollectiveSamples } from './machine.ts';
-import { median } from './median.ts';
 import type { StoredNodeRun } from './reader.ts';
 import type { NodeCollectiveRow, NodeCollectives, NodeComparison } from './report.ts';
 import type { CollectiveRow } from './rows.ts';
@@ -65,7 +65,6 @@ const lackOf = (rows: readonly CollectiveRow[], gpus: number): string | undefine
     if (row.kind === 'lack') return row.of === 'all' ? [row.reason] : [];
     return row.kind === 'wrong' || row.kind === 'fault' ? [row.text] : [];
   })[0];
-const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
 const cycleNs = (launch: Launch): number => launch.spanNs / total(launch.cycles);
 
 /** What does not add up, one line each: counts of ranks and launches, clocks. */
@@ -241,8 +240,6 @@ function exposedByLaunch({ collectives }: StoredNodeRun, gpus: number, form: For
 }
 
 const labelsOf = (gpus: number): string[] => (gpus < 8 ? [`${gpus} of 8 GPUs`] : []);
-const mean = (values: readonly number[]): number => total(values) / values.length;
-
 function exposedOf(run: StoredNodeRun, gpus: number, form: Form): NodeComparison {
   const values = exposedByLaunch(run, gpus, form).filter(Number.isFinite);
   const lack = lackOf(run.collectives, gpus) ?? 'it was not measured';

@@ -1,6 +1,7 @@
 /** Cells beside each other, what follows for a whole node, and the targets that were set before anything was measured. */
 import { between, ratioBetween, spreadKnown, widened } from '../../measure/interval.ts';
 import type { Measured } from '../../report/schema.ts';
+import { mean } from '../../stats/averages.ts';
 import { STACK_FORM } from './collectives.ts';
 import { type CellSums, interval, LEVEL, readCeiling, told, untold } from './figures.ts';
 import { BASE_CONTEXT, LONG_CONTEXT, type NodePlan, type PlanCell, type PlanModel } from './plan.ts';
@@ -349,8 +350,4 @@ function ratioFigure(a: CellSums, b: CellSums, of: 'speed' | 'step'): Measured {
   const ends = widened(x / y, { low: x / y, high: x / y }, 1, { ...spread, error: spread.error * scale }, LEVEL);
   const method = 'spread of the repeats of both sides to first order, degrees of freedom by Welch and Satterthwaite';
   return told(x / y, 'x', n, 'repeats of each', interval(ends.low, ends.high, method));
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0) / values.length;
 }

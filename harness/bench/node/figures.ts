@@ -10,6 +10,7 @@ import { percentile } from '../../measure/percentile.ts';
 import { energyOver } from '../../measure/power.ts';
 import { repeatedTokens } from '../../measure/repetition.ts';
 import type { Interval, Measured } from '../../report/schema.ts';
+import { total } from '../../stats/averages.ts';
 import { bcaInterval } from '../../stats/bootstrap.ts';
 import type { PlanCell, PlanModel } from './plan.ts';
 import type { Generation, StoredNodeRun } from './reader.ts';
@@ -51,14 +52,8 @@ function decoded(generation: Generation): Generation['rounds'] {
   return generation.rounds.slice(1);
 }
 
-function sum(values: Iterable<number>): number {
-  let total = 0;
-  for (const value of values) total += value;
-  return total;
-}
-
 const seconds = (generation: Generation): number => generation.row.decodeNs / 1e9;
-const kept = (generation: Generation): number => sum(decoded(generation).map((round) => round.c.length));
+const kept = (generation: Generation): number => total(decoded(generation).map((round) => round.c.length));
 const rate = (generation: Generation): number => kept(generation) / seconds(generation);
 const stepOf = (generation: Generation): number => seconds(generation) / decoded(generation).length;
 
@@ -67,18 +62,18 @@ export function cellSums(cell: PlanCell, model: PlanModel, generations: readonly
   const good = generations.filter(({ row, rounds }) => row.fault === null && rounds.length > 1);
   if (good.length === 0) return null;
   const rounds = good.flatMap(decoded);
-  const wall = sum(good.map(seconds));
-  const tokens = sum(good.map(kept));
+  const wall = total(good.map(seconds));
+  const tokens = total(good.map(kept));
   const touched = rounds.flatMap((round) => round.e);
-  const distinct = touched.length === 0 ? Number.NaN : sum(touched) / touched.length;
+  const distinct = touched.length === 0 ? Number.NaN : total(touched) / touched.length;
   const context = cell.context + cell.tokens / 2;
   return {
     generations: good,
     tokens,
     rounds: rounds.length,
     wall,
-    device: sum(rounds.map((round) => round.ns[0] + round.ns[1])) / 1e9,
-    draft: sum(rounds.map((round) => round.ns[0])) / 1e9,
+    device: total(rounds.map((round) => round.ns[0] + round.ns[1])) / 1e9,
+    draft: total(rounds.map((round) => round.ns[0])) / 1e9,
     tokensPerSecond: tokens / wall,
     step: wall / rounds.length,
     distinct,
@@ -112,12 +107,13 @@ function speedInterval(sums: CellSums, seed: string): Interval | null {
   const times: number[] = [];
   for (const generation of sums.generations) {
     const rounds = decoded(generation);
-    const device = sum(rounds.map((round) => round.ns[0] + round.ns[1]));
+    const device = total(rounds.map((round) => round.ns[0] + round.ns[1]));
     for (let from = 0; from < rounds.length; from += STRETCH) {
       const stretch = rounds.slice(from, from + STRETCH);
-      tokens.push(sum(stretch.map((round) => round.c.length)));
+      tokens.push(total(stretch.map((round) => round.c.length)));
       // The harness's clock, shared out by the device's.
-      const share = device === 0 ? stretch.length / rounds.length : sum(stretch.map((r) => r.ns[0] + r.ns[1])) / device;
+      const share =
+        device === 0 ? stretch.length / rounds.length : total(stretch.map((r) => r.ns[0] + r.ns[1])) / device;
       times.push(seconds(generation) * share);
     }
   }
@@ -244,11 +240,11 @@ export function cellFigures(run: StoredNodeRun, cell: PlanCell, model: PlanModel
 function acceptanceFigure(generations: readonly Generation[]): Measured {
   const means = generations.flatMap((generation) => {
     const rounds = decoded(generation).slice(0, -1);
-    return rounds.length === 0 ? [] : [{ total: sum(rounds.map((round) => round.a + 1)), rounds: rounds.length }];
+    return rounds.length === 0 ? [] : [{ total: total(rounds.map((round) => round.a + 1)), rounds: rounds.length }];
   });
-  const rounds = sum(means.map((mean) => mean.rounds));
+  const rounds = total(means.map((mean) => mean.rounds));
   if (rounds === 0) return untold('one round a repeat');
-  const value = sum(means.map((mean) => mean.total)) / rounds;
+  const value = total(means.map((mean) => mean.total)) / rounds;
   const ends = overRepeats(
     value,
     means.map((mean) => mean.total / mean.rounds),

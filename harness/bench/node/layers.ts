@@ -2,8 +2,9 @@
  * Where the microseconds of a layer go: from the traced generations of a cell, each kind of operation of the last round over the number
  * of layers, medians over repeats. Tracing costs time itself, so these add up to more than a step of the timed cells.
  */
+
+import { median } from '../../stats/averages.ts';
 import { labelsOf } from './compare.ts';
-import { median } from './median.ts';
 import type { StoredNodeRun } from './reader.ts';
 import type { NodeLayerOp, NodeLayerRow } from './report.ts';
 import type { TraceRow } from './rows.ts';

@@ -11,7 +11,7 @@ import type { ExpertFormat, LaunchMode, NodeModelSpec } from './machine.ts';
 import { BLOCK, expectedCommitted, Profile } from './profile.ts';
 import { gpuBytes, layersThatFit, PRO, stepBytes } from './shape.ts';
 
-export const NODE_PLAN_SCHEMA_ID = 'kilotoken/node-plan@1';
+const NODE_PLAN_SCHEMA_ID = 'kilotoken/node-plan@1';
 
 export const GROUPS = [
   'headline',

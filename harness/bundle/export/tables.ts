@@ -15,7 +15,7 @@ const SESSION: readonly ColumnType[] = [
   { name: 'repeat', type: 'int64' },
 ];
 
-export const ROUND_COLUMNS: readonly ColumnType[] = [
+const ROUND_COLUMNS: readonly ColumnType[] = [
   ...SESSION,
   { name: 'round', type: 'int64' },
   { name: 'prefill', type: 'boolean' },
@@ -31,7 +31,7 @@ export const ROUND_COLUMNS: readonly ColumnType[] = [
   { name: 'device_ns', type: 'double', optional: true },
 ];
 
-export const TOKEN_COLUMNS: readonly ColumnType[] = [
+const TOKEN_COLUMNS: readonly ColumnType[] = [
   ...SESSION,
   { name: 'round', type: 'int64' },
   { name: 'position', type: 'int64' },

@@ -4,6 +4,7 @@
  * first chunk held. Under speculation they are not the definitions of this project's own report.
  */
 import { InputError } from '../../engine.ts';
+import { total } from '../../stats/averages.ts';
 import type { StoredRun } from '../reader.ts';
 import type { Arm } from '../rows.ts';
 
@@ -187,8 +188,4 @@ function milliseconds(name: string, seconds: readonly number[]): Record<string, 
     [`std_${name}_ms`]: Math.sqrt(total(values.map((value) => (value - mean) ** 2)) / values.length),
     [`p99_${name}_ms`]: at(0.99),
   };
-}
-
-function total(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
 }

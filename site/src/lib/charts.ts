@@ -40,7 +40,7 @@ const GLYPH = 0.52;
 const OVERESTIMATE = 1.5;
 
 /** Colour, point shape and dash tell series apart three times over. Must match `.key-*` in components/Series.astro. */
-export const SERIES = [
+const SERIES = [
   { colour: 'var(--series-1)', shape: 'circle', dash: [1, 0] },
   { colour: 'var(--series-2)', shape: 'square', dash: [6, 3] },
   { colour: 'var(--series-3)', shape: 'triangle-up', dash: [2, 2] },
