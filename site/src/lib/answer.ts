@@ -3,11 +3,12 @@
  * with what it stands under. Nothing is computed here, and nothing of it decides a part: that takes the published weights on eight GPUs.
  */
 import type { NodeReport } from '../../../harness/bench/node/report.ts';
-import type { ClaimRow, Report } from '../../../harness/report/schema.ts';
+import type { ClaimRow, Report, Warning } from '../../../harness/report/schema.ts';
 import { outcomes } from './audits.ts';
 import { decimalsFor, range, rounded } from './format.ts';
+import { distinct } from './groups.ts';
 import { partsOf, sizeText, targetsOf, verdictsOf } from './parts.ts';
-import { KINDS } from './words.ts';
+import { KINDS, WARNINGS } from './words.ts';
 
 export interface Finding {
   readonly text: string;
@@ -34,6 +35,10 @@ export interface Answered {
   readonly answers: readonly Answer[];
 }
 
+/** Labels, and behind them the words of the warnings that touch the numbers. */
+const under = (labels: readonly string[], warnings: readonly Warning[]): string =>
+  distinct([...labels, ...warnings.map(({ code }) => WARNINGS[code])]).join('; ');
+
 const bundle = ({ run }: NodeReport) => ({ href: `node/${run.id}.html`, from: `bundle ${run.id}` });
 
 /** Ways of decoding whose output an audit compares with that of plain decoding. */
@@ -55,10 +60,10 @@ function speed(nodes: readonly NodeReport[]): Finding[] {
   ];
   return stands.flatMap(({ figure, on, labels, report }) => {
     if (figure.state !== 'measured') return [];
-    const { value, unit, interval } = figure;
+    const { value, unit, interval, warnings } = figure;
     const around = interval === null ? '' : ` (${range(interval.low, interval.high, decimalsFor(value))})`;
     const text = `The shape of the model on ${on}: ${rounded(value)} ${unit}${around} at an assumed acceptance length of 6.30${realised(report)}`;
-    return [{ text, under: labels.join('; '), ...bundle(report) }];
+    return [{ text, under: under(labels, warnings), ...bundle(report) }];
   });
 }
 
@@ -71,7 +76,10 @@ function lossless(report: Report, nodes: readonly NodeReport[]): Finding[] {
       : [
           {
             text: `Speculation beside plain decoding (${compared.map(({ id }) => id).join(', ')}): ${outcomes(compared)}`,
-            under: KINDS[report.model.kind].label,
+            under: under(
+              [KINDS[report.model.kind].label],
+              compared.flatMap(({ warnings }) => warnings),
+            ),
             href: '#verdicts',
             from: 'verdicts below',
           },
@@ -80,9 +88,9 @@ function lossless(report: Report, nodes: readonly NodeReport[]): Finding[] {
       ? []
       : verdictsOf(part.report, 'lossless')
           .filter(({ id }) => id === 'lossless')
-          .map(({ outcome, evidence }) => ({
+          .map(({ outcome, evidence, warnings }) => ({
             text: `The shape of the model on ${sizeText(part.size, part.report)}, greedy: ${outcome}; ${evidence}`,
-            under: part.report.labels.join('; '),
+            under: under(part.report.labels, warnings),
             ...bundle(part.report),
           }))),
   ];
@@ -101,7 +109,10 @@ function acceptance(report: Report): Finding[] {
   return [
     {
       text: `Measured, greedy: ${each.join(', ')}`,
-      under: KINDS[report.model.kind].label,
+      under: under(
+        [KINDS[report.model.kind].label],
+        scenarios.flatMap(({ rawMicro }) => (rawMicro.state === 'measured' ? rawMicro.warnings : [])),
+      ),
       href: '#acceptance',
       from: 'acceptance below',
     },

@@ -238,15 +238,12 @@ export function cellTable(found: NodeReport, group: string): Table {
       return { ...measuredCell(one), ...(one.state === 'measured' ? { warnings: row.labels } : {}) };
     }),
   });
-  return finish({
-    corner: 'cell',
-    columns: columns.map(([, name]) => name),
-    legend: legend.lines(),
-    groups: distinct(cells.map(model)).map((title) => ({
-      title,
-      rows: cells.filter((row) => model(row) === title).map(rowOf),
-    })),
-  });
+  // Before the legend's lines: rows say what it must explain.
+  const groups = distinct(cells.map(model)).map((title) => ({
+    title,
+    rows: cells.filter((row) => model(row) === title).map(rowOf),
+  }));
+  return finish({ corner: 'cell', columns: columns.map(([, name]) => name), legend: legend.lines(), groups });
 }
 
 /** Microseconds of a layer by kind of operation. What a report gives as less than no waiting is overlap, and stands in a column of its own. */
@@ -313,13 +310,16 @@ export function collectiveTable(found: NodeCollectives): Table {
   });
 }
 
-/** One number a row, its labels in one note. */
+/** One number a row, with its unit where rows differ in it, and its labels in one note. */
 export function comparisonTable(rows: readonly NodeComparison[], corner: string): Table {
   const legend = new Legend();
+  const units = distinct(rows.flatMap(({ figure: one }) => (one.state === 'measured' ? [one.unit] : [])));
   const cellOf = ({ labels, figure: one }: NodeComparison): DraftCell => {
     legend.add(corner, one);
-    const warnings = one.state === 'measured' && labels.length > 0 ? [labels.join('; ')] : [];
-    return { ...measuredCell(one), warnings };
+    const cell = measuredCell(one);
+    if (one.state !== 'measured') return { ...cell, warnings: [] };
+    const text = units.length > 1 && one.unit !== '' ? `${cell.text} ${one.unit}` : cell.text;
+    return { ...cell, text, warnings: labels.length > 0 ? [labels.join('; ')] : [] };
   };
   const groups = [{ title: '', rows: rows.map((row) => ({ head: row.name, sub: row.formula, cells: [cellOf(row)] })) }];
   return finish({ corner, columns: [''], legend: legend.lines(), groups });

@@ -86,6 +86,8 @@ describe('tables', () => {
       .filter((cell) => cell.group === 'headline')
       .map((cell) => (cell.figures.find(({ id }) => id === 'tokens-per-second')!.figure as { value: number }).value);
     expect(speeds).toEqual(due);
+    // How intervals were made, and of how many observations.
+    expect(table.legend.join(' ')).toMatch(/Intervals: 95\u00a0%, .* tokens\/s.*: n = 3 repeats/);
     // The fake has no sensor of power: a column of nothing is not shown.
     expect(table.columns).not.toContain('J a token');
   });
@@ -129,6 +131,15 @@ describe('tables', () => {
     const cells = layerTable(parseNodeReport(text, 'report.json')).groups[0]!.rows.map((row) => row.cells.slice(4));
     expect(cells[0]).toMatchObject([{ value: expect.closeTo(0.3) }, { value: null }]);
     expect(cells[1]).toMatchObject([{ value: null }, { value: 2.5, text: '2.50' }]);
+  });
+
+  test('times and ratios in one table have their units', () => {
+    const texts = comparisonTable(report.collectives!.exposed, 'all-reduce').groups[0]!.rows.map((row) => [
+      row.head,
+      row.cells[0]!.text,
+    ]);
+    for (const [head, text] of texts) expect(text).toMatch(head!.startsWith('Exposed') ? / us$/ : / x$/);
+    expect(comparisonTable(report.projections, 'x').groups[0]!.rows[0]!.cells[0]!.text).toMatch(/^[\d,.]+$/);
   });
 
   test('projections say that they are, and by which formula', () => {
