@@ -123,6 +123,9 @@ function excerpt(text: string | undefined, most = 80): string {
 /** Exit codes of a shell that could not start the command. */
 const NOT_STARTED = [126, 127];
 
+/** How long a child that has closed its output may take to end, so that its exit code can be told. */
+const LAST_WORDS_MS = 1000;
+
 /** `command` runs in a shell; its stderr passes through. The whole process group ends with the transport or with us. */
 export function childTransport(command: string, limits: Limits): Transport {
   const child: ChildProcess = spawn(command, { shell: true, detached: true, stdio: ['pipe', 'pipe', 'inherit'] });
@@ -148,6 +151,11 @@ export function childTransport(command: string, limits: Limits): Transport {
     } else {
       exchange.fail(new EngineFault('died', `the engine process ended by ${signal ?? `exit code ${code}`}`));
     }
+  });
+
+  child.stdout!.once('end', () => {
+    const closed = new EngineFault('died', 'the engine closed its output');
+    setTimeout(() => exchange.fail(closed), LAST_WORDS_MS).unref();
   });
 
   let parts: Buffer[] = [];

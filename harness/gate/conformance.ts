@@ -26,7 +26,10 @@ export function concluded(finding: Finding, n: number, problems: readonly string
     id,
     question,
     outcome: first !== undefined ? 'refuted' : n === 0 ? 'not testable here' : 'consistent',
-    evidence: first === undefined ? fine : `${problems.length} found; first: ${first}.`,
+    evidence:
+      first === undefined
+        ? fine
+        : `${problems.length} ${problems.length === 1 ? 'fault' : 'faults'}; the first: ${first}.`,
     wouldHaveCaught: first === undefined && n > 0 ? would : null,
     n,
     of,

@@ -139,7 +139,11 @@ export class ReplayJudge {
     const problems = audit.found();
     if (problems.length > 0) {
       const count = problems.length >= 100 ? 'at least 100' : String(problems.length);
-      return { ...base, outcome: 'refuted', evidence: `${count} found; first: ${problems[0]}.` };
+      return {
+        ...base,
+        outcome: 'refuted',
+        evidence: `${count} ${count === '1' ? 'fault' : 'faults'}; the first: ${problems[0]}.`,
+      };
     }
     const { logSup } = audit.uniformity.mixture;
     if (this.#generator === undefined) {
