@@ -1,6 +1,6 @@
 /** Loads a checkpoint behind the seam. The addon is loaded only when a command needs it: `doctor` must run without it. */
 import { existsSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { join, resolve, sep } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Manifest } from '../../harness/bundle/rows.ts';
 import { InputError } from '../../harness/engine.ts';
@@ -107,7 +107,7 @@ export function modelKind(directory: string, synthetic?: SyntheticChoice): Manif
     };
   }
   const inside = resolve(directory);
-  if (inside.startsWith(NANO)) {
+  if (inside.startsWith(NANO + sep)) {
     return {
       kind: 'nano',
       name: `nano ${inside.slice(NANO.length + 1)}`,

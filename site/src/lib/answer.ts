@@ -30,8 +30,8 @@ export interface Answer {
 export interface Answered {
   /** One sentence for the whole claim. */
   readonly word: string;
-  /** What the record lacks to decide it; empty when nothing. */
-  readonly missing: string;
+  /** A part of it is undecided. Runs of other weights, or on fewer GPUs, decide none. */
+  readonly open: boolean;
   readonly answers: readonly Answer[];
 }
 
@@ -129,11 +129,6 @@ function wordOf(found: readonly ClaimRow['outcome'][]): string {
   return found.some(undecided) ? 'Decided in part.' : 'Nothing found speaks against it.';
 }
 
-function missingOf(published: boolean, eight: boolean): string {
-  if (published) return eight ? '' : 'a run on eight GPUs';
-  return `a run of the published weights${eight ? '' : ' on eight GPUs'}`;
-}
-
 /** `nodes`: the newest first. A part whose claim the report does not name is left out; null where it names none. */
 export function answerOf(report: Report, nodes: readonly NodeReport[]): Answered | null {
   const known = [
@@ -146,10 +141,9 @@ export function answerOf(report: Report, nodes: readonly NodeReport[]): Answered
     return claim === undefined ? [] : [{ id, claim: claim.claim, outcome: claim.outcome, findings }];
   });
   if (answers.length === 0) return null;
-  const eight = nodes.some(({ machine }) => machine.used === 8);
   return {
     word: wordOf(answers.map(({ outcome }) => outcome)),
-    missing: missingOf(report.model.kind === 'real', eight),
+    open: answers.some(({ outcome }) => undecided(outcome)),
     answers,
   };
 }

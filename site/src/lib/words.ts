@@ -87,8 +87,8 @@ export const KINDS: Readonly<Record<Report['model']['kind'], KindWords>> = {
     ],
   },
   real: {
-    label: 'real: a published checkpoint',
-    short: 'a published checkpoint',
+    label: 'real: a checkpoint that the caller named, known here by its digest alone',
+    short: 'a checkpoint that the caller named',
     can: [
       'what this checkpoint emits, accepts and takes in time on these prompts and this machine;',
       'whether the published figures are met under the conditions printed below.',

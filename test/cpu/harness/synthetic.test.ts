@@ -53,6 +53,15 @@ test('every figure and every verdict carries the warning, and it has the word', 
   expect(report.model).toMatchObject({ kind: 'pro-synthetic', name: 'pro-synthetic:layers=2,rank=0/8,experts=fp8' });
 });
 
+test('nano is what lies in its folder, not what has a like name', () => {
+  const kind = (folder: string) => modelKind(path.join(ROOT, folder)).kind;
+  expect(['checkpoints/nano/fp4', 'checkpoints/nano-other/fp4', 'checkpoints/nanofp4'].map(kind)).toEqual([
+    'nano',
+    'real',
+    'real',
+  ]);
+});
+
 test('no published figure stands beside one of it', () => {
   expect(report.acceptance.length).toBeGreaterThan(0);
   expect(report.acceptance.map(({ published }) => published)).toEqual(report.acceptance.map(() => null));

@@ -35,7 +35,7 @@ function reportOf(...outcomes: ClaimRow['outcome'][]): Report {
 test('undecided parts leave the whole undecided, and what it takes is said', () => {
   const found = answerOf(reportOf('not yet measured', 'not testable here', 'inconclusive'), [node]);
   expect(found?.word).toBe('Neither confirmed nor refuted so far.');
-  expect(found?.missing).toBe('a run of the published weights on eight GPUs');
+  expect(found?.open).toBe(true);
   expect(found?.answers.map(({ claim }) => claim)).toEqual(CLAIMS.map((id) => `the claim ${id}`));
 });
 
@@ -45,7 +45,8 @@ test.each([
   [['consistent', 'consistent', 'not testable here'], 'Decided in part.'],
   [['consistent', 'consistent', 'consistent'], 'Nothing found speaks against it.'],
 ] as [ClaimRow['outcome'][], string][])('%j', (outcomes, word) => {
-  expect(answerOf(reportOf(...outcomes), [])?.word).toBe(word);
+  const found = answerOf(reportOf(...outcomes), []);
+  expect([found?.word, found?.open]).toEqual([word, outcomes.some((outcome) => /^not /.test(outcome))]);
 });
 
 test('every finding says what it stands under and where it comes from', () => {
