@@ -54,7 +54,7 @@ describe('bench kernels', () => {
 
   it('refuses peers that are none before it measures', async () => {
     const finished = await kilotoken(['bench', 'kernels', '--peers', write('peers.json', {})]);
-    expect(onlyLine(finished)).toMatch(/^error: peers: /);
+    expect(onlyLine(finished)).toMatch(/^error: .*peers\.json: no file of peers\/run\.py: /);
     expect(finished.code).toBe(2);
   });
 });

@@ -44,7 +44,7 @@ export function benchKernelsCommand(bench: Command): void {
 
 async function measure(options: Options): Promise<BenchKernels> {
   const peers: Peers | null =
-    options.peers === undefined ? null : readPeers(jsonOf(options.peers), `${options.peers}: no peers`);
+    options.peers === undefined ? null : readPeers(jsonOf(options.peers), `${options.peers}: no file of peers/run.py`);
   const { gpu, build, floors, operations, layers } = await measureKernels((stage) => note(`measuring: ${stage}`));
   if (peers !== null && peers.device !== gpu.name)
     throw new InputError(`the peers were measured on ${peers.device}, this is ${gpu.name}`);
