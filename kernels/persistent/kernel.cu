@@ -20,6 +20,9 @@ struct Launch {
   int only;  // the one instruction to run; -1: whole rounds
 };
 
+// Whether the math warps work in shared memory that products use: where sums are handed over, or where inputs come to.
+__device__ __forceinline__ bool works_in_shared(Op op) { return op == Op::kAttendWindow || op == Op::kAttend || op == Op::kCombine || op == Op::kTopk; }
+
 __device__ __forceinline__ bool is_product(Op op) { return op == Op::kLinear || op == Op::kExpertsUp || op == Op::kExpertsDown; }
 
 // The block's place among those that take part; not below `workers`: it does not.
@@ -208,7 +211,7 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
       if constexpr (kRole == Role::kMath) {
         if (place_among(ins, b) < ins.workers) {
           if (!is_product(ins.op)) {
-            await_taken_over(b);
+            if (works_in_shared(ins.op)) await_taken_over(b);
             if (b.thread == 0) ready();
             if (ins.waits >= 0) math_sync();
           }
@@ -216,7 +219,7 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
           math(ins, b, ready);
           record(program, now.index, 1, 2);
           if (!is_product(ins.op)) {
-            ptx::fence_async_shared();  // the next inputs may come to where this one worked
+            if (works_in_shared(ins.op)) ptx::fence_async_shared();  // the next inputs may come to where this one worked
             math_sync();
             if (this_thread() == 0) {
               if (ins.op == Op::kAccept) {
