@@ -178,17 +178,18 @@ __device__ __forceinline__ uint32_t differs(float4 x, uint32_t mark) {
 }
 
 // Polls up to kPieces parts of each of kUnits units until all have this use's mark; those beyond a unit's count read as zero. All loads are in flight at
-// once. (Asking again for only what was not there yet is slower: what it costs in instructions is more than what it saves in trips.) T: float2 or float4, `offset` floats into a part.
+// once. (Asking again for only what was not there yet is slower: what it costs in instructions is more than what it saves in trips.) T: float2 or float4, `offset` floats into a part,
+// in every second unit `odd` more.
 template <class T, int kUnits, int kPieces>
 __device__ __forceinline__ void await_parts(const float* from, const Pieces (&of)[kUnits], int offset, uint32_t mark, const Place& b,
-                                            T (&loaded)[kUnits][kPieces]) {
+                                            T (&loaded)[kUnits][kPieces], int odd = 0) {
   ptx::Watch watch;
 #pragma unroll 1
   for (;;) {
     uint32_t other = 0;
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
-      const float* const first = from + static_cast<ptrdiff_t>(of[i].first) * kPartFloats + offset;
+      const float* const first = from + static_cast<ptrdiff_t>(of[i].first) * kPartFloats + offset + i % 2 * odd;
 #pragma unroll
       for (int n = 0; n < kPieces; ++n) loaded[i][n] = n < of[i].count ? ptx::load_relaxed(reinterpret_cast<const T*>(first + n * kPartFloats)) : T{};
     }
@@ -231,6 +232,31 @@ __device__ __forceinline__ T sum_parts(const Parts& parts, const Place& b, int t
     }
   }
   return sum;
+}
+
+// The same of two rows at once, four values each: those at `offset`, and those two rows further.
+template <int kSlices, int kPieces>
+__device__ __forceinline__ void sum_two_rows(const Parts& parts, const Place& b, int tile, int offset, float4 (&sum)[2]) {
+  const Tiling& t = parts.tiling;
+  const uint32_t mark = mark_of(parts.uses, b);
+  sum[0] = sum[1] = float4{};
+#pragma unroll 1
+  for (int slice = 0; slice < t.slices; slice += kSlices) {
+    Pieces of[2 * kSlices];
+#pragma unroll
+    for (int i = 0; i < kSlices; ++i) of[2 * i] = of[2 * i + 1] = slice + i < t.slices ? pieces_of(t, (slice + i) * t.tiles + tile) : Pieces{0, 0};
+#pragma unroll 1
+    for (int piece = 0; piece < t.most; piece += kPieces) {
+      float4 loaded[2 * kSlices][kPieces];
+      await_parts(parts.data, of, offset, mark, b, loaded, 2 * kTileRows);
+#pragma unroll
+      for (int i = 0; i < 2 * kSlices; ++i) {
+#pragma unroll
+        for (int n = 0; n < kPieces; ++n) sum[i % 2] = sum[i % 2] + loaded[i][n];
+        of[i].first += kPieces, of[i].count -= kPieces;
+      }
+    }
+  }
 }
 
 // The same for kTiles tiles at once, two values each; a tile below 0 is left zero.
