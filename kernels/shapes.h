@@ -1,4 +1,4 @@
-// The sizes that every kernel file agrees on. One block of threads per multiprocessor: two warpgroups multiply, two warps finish tiles, one fetches.
+// The sizes that every kernel file agrees on. One block of threads per multiprocessor: two warpgroups multiply, two warps finish tiles, one fetches, one reports.
 // Twelve warps, three a scheduler, leave 168 registers a thread; a thirteenth would cap all at 128.
 #pragma once
 
@@ -11,11 +11,15 @@ inline constexpr int kTileRows = 64;     // output rows of one matrix product
 inline constexpr int kMathThreads = 256;
 inline constexpr int kFragmentThreads = 128;  // of a warpgroup's accumulator
 inline constexpr int kFinishThreads = 64;
-inline constexpr int kThreads = kMathThreads + kFinishThreads + 64;  // one warp rests
+inline constexpr int kThreads = kMathThreads + kFinishThreads + 64;
 
 // A ring of pages, each one bulk copy. 64 KB in flight already reach the read ceiling; the rest rides through waits (36 KB a microsecond).
 inline constexpr int kPageBytes = 17408;
 inline constexpr int kPages = 9;
+#ifndef INFLIGHT
+#define INFLIGHT 3
+#endif
+inline constexpr int kPagesInFlight = INFLIGHT;
 
 // Inputs of the operation in progress: 8 x 6144 E4M3, or an 8 x 1536 window in two BF16 parts, or h of 64 experts.
 inline constexpr int kInputBytes = 49152;

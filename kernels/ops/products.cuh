@@ -92,8 +92,14 @@ __device__ __forceinline__ void release_pages(Block& b) {
   }
 }
 
-// One lane.
+// One lane. No more than kPagesInFlight are on their way at a time: they saturate the memory, and what is asked for beyond them makes everything else wait in its queues.
 __device__ __forceinline__ uint8_t* claim_page(Block& b, uint32_t bytes) {
+  {
+    const int before = b.page.place - kPagesInFlight;
+    const bool wraps = before < 0;
+    if (!wraps || b.wrapped) b.wait(&b.shared.page_full[wraps ? before + kPages : before], b.page.phase ^ (wraps ? 1 : 0), ptx::Wait::kRingFull);
+    if (!wraps) b.wrapped = true;
+  }
   b.wait(&b.shared.page_empty[b.page.place], b.page.phase ^ 1, ptx::Wait::kRingEmpty);
   ptx::barrier_expect(&b.shared.page_full[b.page.place], bytes);
   return b.shared.pages[b.page.place];

@@ -103,16 +103,19 @@ __device__ __forceinline__ void logits(const LogitsArgs& args, Place b, int plac
       float best = -INFINITY;
       int id = args.first + column;
       bool bad = false;
+      float* const to = args.logits + static_cast<size_t>(row + 2 * i) * args.vocab + args.first + column;
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        if (column + n < args.rows) to[n] = of[n] * factor;
+      if (args.best_uses == kNobodyAsks) continue;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const int token = args.first + column + n;
         if (column + n >= args.rows) continue;
         const float x = of[n] * factor;
-        args.logits[static_cast<size_t>(row + 2 * i) * args.vocab + token] = x;
         bad = bad || !(x < INFINITY);
         if (ranks_before(x, token, best, id)) best = x, id = token;
       }
-      if (args.best_uses == kNobodyAsks) continue;
 #pragma unroll
       for (int stride = 8; stride > 0; stride /= 2) {
         const float other = __shfl_xor_sync(~0u, best, stride);
