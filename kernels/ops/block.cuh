@@ -114,7 +114,6 @@ struct Block : Place {
   Turn<kPages> page;
   Turn<2> slot;
   uint32_t input_phase = 0, experts_phase = 0;
-  bool wrapped = false;
 
   __device__ __forceinline__ void wait(uint64_t* barrier, uint32_t parity, ptx::Wait what) const {
     ptx::barrier_wait(barrier, parity, fault(), what, instruction());
