@@ -81,12 +81,13 @@ __device__ __forceinline__ void store_best(const Place& b, int to, int place, fl
                             static_cast<uint64_t>(static_cast<uint32_t>(id) | mark_of(uses, b) << 31) << 32 | __float_as_uint(value));
 }
 
-__device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
+// `place`: the block's, among those that take tiles in turn.
+__device__ __forceinline__ void logits(const LogitsArgs& args, Place b, int place) {
   const int row = b.thread / 32, lane = b.thread % 32;
   const float factor = args.norm.squares != nullptr ? norm_factor(args.norm, norm_squares(args.norm, row)) : 1.0f;
   const int tiles = args.parts.tiling.tiles, all_tiles = (args.vocab + kTileRows - 1) / kTileRows;
 #pragma unroll 1
-  for (int tile = b.index(); tile < tiles; tile += b.count()) {
+  for (int tile = place; tile < tiles; tile += b.count()) {
     const float2 sums = sum_parts<4, 2, float2>(args.parts, b, tile, row * kTileRows + lane * 2);
     const float acc[2] = {sums.x, sums.y};
     float best = -INFINITY;

@@ -59,7 +59,7 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
     case Op::kExpertsUp: return up_multiply(ins.up, b, ready);
     case Op::kExpertsDown:
       return ins.down.storage == Storage::kE4m3 ? down_multiply_any<Storage::kE4m3>(ins.down, b, ready) : down_multiply_any<Storage::kMxfp4>(ins.down, b, ready);
-    case Op::kLogits: return logits(ins.logits, b);
+    case Op::kLogits: return logits(ins.logits, b, place_among(ins, b));
     case Op::kPickDraft: return pick_draft(ins.pick, b);
     case Op::kPick: return pick(ins.pick, b);
     case Op::kAccept: return accept(b);
