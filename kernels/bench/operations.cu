@@ -23,7 +23,7 @@ using namespace stack;
 constexpr int kDenseLayers = 18, kMixtureLayers = 22;  // 200 MB of the smallest matrix of each
 constexpr double kLaunchBytes = 4e9;                   // read by one timed launch, at least
 constexpr int kRepeats = 7;
-constexpr int kPartBuffers = 3, kPairBuffers = 2;
+constexpr int kPartBuffers = 6, kPairBuffers = 2;
 constexpr int kSampledRows = 16;
 // Of the sum of |terms|. The tensor core's 32 products of E4M3 lose up to 2^-10 of the largest one (measured on an H200), which comes to some 1e-6 of the sum of
 // all magnitudes at these lengths; one term missing or doubled is 2e-4 at the longest.
@@ -510,7 +510,7 @@ std::vector<Instruction> pair_list(const std::vector<PairCall>& copies, int call
     if (i + 1 < calls) topk(i + 1, made[i]);
     if (i > 0) sums.add_in_turn(list, i - 1, summed);
     down(i);
-    if (i + 1 < calls) up(i + 1, i > 0 ? summed[i - 1] : -1);
+    if (i + 1 < calls) up(i + 1, -1);  // `down` of call i, before it, waited until all blocks had left `down` of call i - 1, which read the same h
   }
   sums.add_in_turn(list, calls - 1, summed);
   return list.finish();
