@@ -16,6 +16,71 @@ __device__ __forceinline__ float shared_number(uint32_t salt, uint32_t bucket, u
   return static_cast<float>((x ^ x >> 16) >> 8) * 0x1p-24f;
 }
 
+__device__ __forceinline__ float turned(float x, uint32_t mark) { return __uint_as_float(__float_as_uint(x) ^ mark); }
+
+// Four values at `offset` floats of each part of `tile`, summed in the order of k. All lanes of a warp; the lanes of a half have one tile. Up to sixteen parts are on their way at
+// once: a part that is not there is another one of the same tile that is asked for again and not added. (With a predicate for each, of which there are seven, loads wait for the checks of those before.)
+__device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Place& b, int tile, int offset) {
+  constexpr int kSlices = 4, kPieces = 4;
+  const Tiling& t = parts.tiling;
+  const uint32_t mark = mark_of(parts.uses, b);
+  // Of an address that the compiler cannot take apart, a part is one instruction away.
+  const uint64_t at = reinterpret_cast<uint64_t>(parts.data + offset);
+  const uint64_t data = static_cast<uint64_t>(passing(static_cast<uint32_t>(at >> 32))) << 32 | passing(static_cast<uint32_t>(at));
+  float4 sum{};
+#pragma unroll 1
+  for (int slice = 0; slice < t.slices; slice += kSlices) {
+    // A lane finds the pieces of one slice for all: places first .. last, and of a slice that is not there last + 1 .. last.
+    int first[kSlices], last[kSlices];
+    {
+      const int own = slice + static_cast<int>(b.thread % kSlices), unit = min(own, t.slices - 1) * t.tiles + tile, page = unit * t.pages;
+      const int end = unit + owner_of(t, page + t.pages - 1), begin = own < t.slices ? unit + owner_of(t, page) : end + 1;
+#pragma unroll
+      for (int i = 0; i < kSlices; ++i) {
+        const int holder = static_cast<int>(b.thread & 16) | i;
+        first[i] = __shfl_sync(~0u, begin, holder);
+        last[i] = __shfl_sync(~0u, end, holder);
+      }
+    }
+#pragma unroll 1
+    for (int piece = 0; piece < t.most; piece += kPieces) {
+      float4 part[kSlices][kPieces];
+      ptx::Watch watch;
+#pragma unroll 1
+      for (;;) {
+        uint32_t other = 0;
+#pragma unroll
+        for (int i = 0; i < kSlices; ++i) {
+#pragma unroll
+          for (int n = 0; n < kPieces; ++n)
+            part[i][n] = ptx::load_relaxed(reinterpret_cast<const float4*>(data + static_cast<uint64_t>(static_cast<uint32_t>(min(first[i] + n, last[i]))) * (kPartFloats * sizeof(float))));
+        }
+#pragma unroll
+        for (int i = 0; i < kSlices; ++i) {
+#pragma unroll
+          for (int n = 0; n < kPieces; ++n) {
+            float4& x = part[i][n];  // without its mark, if it is this use's
+            x = make_float4(turned(x.x, mark), turned(x.y, mark), turned(x.z, mark), turned(x.w, mark));
+            other |= __float_as_uint(x.x) | __float_as_uint(x.y);
+            other |= __float_as_uint(x.z) | __float_as_uint(x.w);
+          }
+        }
+        if ((passing(other) & 1u) == 0 || defect(Defect::kStalePart)) break;
+        watch.look(b.fault(), ptx::Wait::kParts, b.instruction());
+      }
+#pragma unroll
+      for (int i = 0; i < kSlices; ++i) {
+#pragma unroll
+        for (int n = 0; n < kPieces; ++n) {
+          if (first[i] + n <= last[i]) sum = sum + part[i][n];
+        }
+        first[i] += kPieces;
+      }
+    }
+  }
+  return sum;
+}
+
 // Whether a warp's best is this lane's: of every lane's `key` (larger is better, 0: none left) and `id` the largest, the lowest id among equals.
 __device__ __forceinline__ bool is_best(uint32_t key, uint32_t id) {
   const bool top = key == __reduce_max_sync(~0u, key);
@@ -32,7 +97,7 @@ __device__ __forceinline__ uint64_t place_in_order(uint32_t key, uint32_t id) {
 __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
   constexpr int kWarps = kMathThreads / 32, kOfWarp = kMaxExperts / kWarps;
   static_assert(kOfWarp == 64 && kWarps * kMaxExpertsPerToken == 64, "two a lane");
-  const int thread = b.thread, lane = thread % 32, warp = thread / 32;
+  const int thread = b.thread, lane = b.thread % 32, warp = b.thread / 32;
   Choice& choice = *args.choice;
   const uint32_t mark = mark_of(args.uses, b) << 31;
   if (row >= static_cast<int>(b.shared.rows)) {
@@ -41,29 +106,25 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
     return;
   }
   const Squares squares = norm_squares(args.norm, row);
-  // A lane owns experts 64 warp + lane and + 32.
+  // A warp owns the experts of a tile, 64 warp .. : lanes 0 .. 15 sum four high parts of logits each, 16 .. 31 the low ones, then each has the first or the last two of the four.
+  const int half = lane / 16, quad = lane % 16, first = warp * kOfWarp + quad * 4 + half * 2;
   float bias[2];
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const int id = warp * kOfWarp + j * 32 + lane;
-    bias[j] = id < args.experts ? __ldg(args.bias + id) : 0.0f;
-  }
-  // Four logits a thread: threads below 128 sum the high parts, the others the low ones.
-  float* logit = b.shared.small;
-  const int half = thread / 128, quad = thread % 128, e = quad * 4;
+  for (int j = 0; j < 2; ++j) bias[j] = first + j < args.experts ? __ldg(args.bias + first + j) : 0.0f;
   float4 sum{};
-  if (e < args.experts && (half == 0 || args.low_tiles > 0))
-    sum = sum_parts<4, 4, float4>(args.parts, b, half * args.tiles + e / kTileRows, row * kTileRows + e % kTileRows);
-  reinterpret_cast<float4*>(half == 0 ? logit : b.shared.scratch)[quad] = sum;
+  if (warp < args.tiles) sum = sum_router_parts(args.parts, b, warp + (half == 0 || args.low_tiles == 0 ? 0 : args.tiles), row * kTileRows + quad * 4);
+  if (half > 0 && args.low_tiles == 0) sum = float4{};
+  float logit[2];
+  logit[0] = (half == 0 ? sum.x : sum.z) + __shfl_xor_sync(~0u, half == 0 ? sum.z : sum.x, 16);
+  logit[1] = (half == 0 ? sum.y : sum.w) + __shfl_xor_sync(~0u, half == 0 ? sum.w : sum.y, 16);
   const float factor = norm_factor(args.norm, squares);
-  math_sync();
   // Integers in the order of the scores, a NaN the smallest.
   float probability[2];
   uint32_t key[2], id[2];
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
-    id[j] = static_cast<uint32_t>(warp * kOfWarp + j * 32 + lane);
-    probability[j] = sigmoid((logit[id[j]] + b.shared.scratch[id[j]]) * factor);
+    id[j] = static_cast<uint32_t>(first + j);
+    probability[j] = sigmoid(logit[j] * factor);
     float score = probability[j] + bias[j];
     if (args.shared != 0.0f)
       score = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id[j]) + bias[j];
