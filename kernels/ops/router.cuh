@@ -81,107 +81,106 @@ __device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Pla
   return sum;
 }
 
-// Whether a warp's best is this lane's: of every lane's `key` (larger is better, 0: none left) and `id` the largest, the lowest id among equals.
-__device__ __forceinline__ bool is_best(uint32_t key, uint32_t id) {
-  const bool top = key == __reduce_max_sync(~0u, key);
-  const uint32_t holders = __ballot_sync(~0u, top);
-  if ((holders & (holders - 1)) == 0) return top;
-  return id == (defect(Defect::kTies) ? __reduce_max_sync(~0u, top ? id : 0u) : __reduce_min_sync(~0u, top ? id : ~0u));
-}
-
-// The same order as one number: of key, then of the id.
+// The order of experts as one number: of key, then of the id.
 __device__ __forceinline__ uint64_t place_in_order(uint32_t key, uint32_t id) {
   return static_cast<uint64_t>(key) << 32 | (defect(Defect::kTies) ? id : ~id);
 }
+__device__ __forceinline__ uint32_t id_in_order(uint64_t order) { return defect(Defect::kTies) ? static_cast<uint32_t>(order) : ~static_cast<uint32_t>(order); }
 
 __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
-  constexpr int kWarps = kMathThreads / 32, kOfWarp = kMaxExperts / kWarps;
-  static_assert(kOfWarp == 64 && kWarps * kMaxExpertsPerToken == 64, "two a lane");
-  const int thread = b.thread, lane = b.thread % 32, warp = b.thread / 32;
+  constexpr int kCandidates = 64, kHelpers = kMathThreads / kCandidates;
+  static_assert(kTileRows * kMathThreads / 32 == kMaxExperts, "a tile a warp, two experts a lane");
+  const uint32_t lane = b.thread % 32, warp = b.thread / 32;
   Choice& choice = *args.choice;
   const uint32_t mark = mark_of(args.uses, b) << 31;
   if (row >= static_cast<int>(b.shared.rows)) {
-    if (thread < kMaskWords) choice.masks[row][thread] = mark;
-    if (thread < kMaxExpertsPerToken) choice.experts[row][thread] = make_uint2(mark, mark);  // nobody asks, but a use writes all
+    if (b.thread < kMaskWords) choice.masks[row][b.thread] = mark;
+    if (b.thread < kMaxExpertsPerToken) choice.experts[row][b.thread] = make_uint2(mark, mark);  // nobody asks, but a use writes all
     return;
   }
   const Squares squares = norm_squares(args.norm, row);
-  // A warp owns the experts of a tile, 64 warp .. : lanes 0 .. 15 sum four high parts of logits each, 16 .. 31 the low ones, then each has the first or the last two of the four.
-  const int half = lane / 16, quad = lane % 16, first = warp * kOfWarp + quad * 4 + half * 2;
+  // A warp owns the experts of a tile: lanes 0 .. 15 sum four high parts of logits each, 16 .. 31 the low ones, then each has the first or the last two of the four.
+  const bool low = lane >= 16;
+  const uint32_t quad = lane % 16 * 4, id = warp * kTileRows + quad + (low ? 2 : 0), experts = static_cast<uint32_t>(args.experts);
   float bias[2];
 #pragma unroll
-  for (int j = 0; j < 2; ++j) bias[j] = first + j < args.experts ? __ldg(args.bias + first + j) : 0.0f;
+  for (int j = 0; j < 2; ++j) bias[j] = id + j < experts ? __ldg(args.bias + id + j) : 0.0f;
   float4 sum{};
-  if (warp < args.tiles) sum = sum_router_parts(args.parts, b, warp + (half == 0 || args.low_tiles == 0 ? 0 : args.tiles), row * kTileRows + quad * 4);
-  if (half > 0 && args.low_tiles == 0) sum = float4{};
+  if (static_cast<int>(warp) < args.tiles) sum = sum_router_parts(args.parts, b, static_cast<int>(warp) + (low && args.low_tiles > 0 ? args.tiles : 0), row * kTileRows + quad);
+  if (low && args.low_tiles == 0) sum = float4{};
   float logit[2];
-  logit[0] = (half == 0 ? sum.x : sum.z) + __shfl_xor_sync(~0u, half == 0 ? sum.z : sum.x, 16);
-  logit[1] = (half == 0 ? sum.y : sum.w) + __shfl_xor_sync(~0u, half == 0 ? sum.w : sum.y, 16);
+  logit[0] = (low ? sum.z : sum.x) + __shfl_xor_sync(~0u, low ? sum.x : sum.z, 16);
+  logit[1] = (low ? sum.w : sum.y) + __shfl_xor_sync(~0u, low ? sum.y : sum.w, 16);
   const float factor = norm_factor(args.norm, squares);
   // Integers in the order of the scores, a NaN the smallest.
   float probability[2];
-  uint32_t key[2], id[2];
+  uint32_t key[2];
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
-    id[j] = static_cast<uint32_t>(first + j);
     probability[j] = sigmoid(logit[j] * factor);
     float score = probability[j] + bias[j];
     if (args.shared != 0.0f)
-      score = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id[j]) + bias[j];
-    key[j] = static_cast<int>(id[j]) >= args.experts ? 0u : score == score ? order_key(score) : 1u;
+      score = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id + j) + bias[j];
+    key[j] = id + j >= experts ? 0u : score == score ? order_key(score) : 1u;
   }
-  // The warp's best in order; then each of all warps' finds out how many of them are ahead of it: what is among the best of all is among the best of its warp.
-  constexpr int kCandidates = kWarps * kMaxExpertsPerToken, kHelpers = kMathThreads / kCandidates, kOthers = kCandidates / kHelpers;
+  // The best are in the groups of eight experts whose best are the best of all groups'. So twice the same: each of 64 numbers finds out how many of the others are ahead of it.
+  constexpr int kGroup = kMaxExperts / kCandidates;
+  static_assert(kGroup * kMaxExpertsPerToken == kCandidates);
   struct Candidates {
-    uint64_t order[kCandidates];
-    uint32_t id[kCandidates];
-    float probability[kCandidates];
-    uint32_t best_id[kMaxExpertsPerToken];
-    float best_probability[kMaxExpertsPerToken];
+    uint64_t order[kMaxExperts];
+    uint64_t of[2][kCandidates];  // the best of each group; those in the best groups
+    float probability[kMaxExperts];
+    uint32_t id[kMaxExpertsPerToken];
+    uint2 bit[kMaxExpertsPerToken];  // a word of the mask and what the expert is in it
   };
-  static_assert(kMaxExperts * sizeof(float) + sizeof(Candidates) <= sizeof(b.shared.scratch));
-  Candidates& c = *reinterpret_cast<Candidates*>(b.shared.scratch + kMaxExperts);
-  if (key[1] > key[0] || (key[1] == key[0] && id[1] < id[0])) {
-    const uint32_t k = key[0], i = id[0];
-    const float p = probability[0];
-    key[0] = key[1], id[0] = id[1], probability[0] = probability[1];
-    key[1] = k, id[1] = i, probability[1] = p;
+  static_assert(sizeof(Candidates) <= sizeof(b.shared.scratch));
+  Candidates& c = *reinterpret_cast<Candidates*>(b.shared.scratch);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) c.order[id + j] = place_in_order(key[j], id + j), c.probability[id + j] = probability[j];
+  {
+    uint32_t most = max(key[0], key[1]);
+    most = max(most, __shfl_xor_sync(~0u, most, 1));
+    most = max(most, __shfl_xor_sync(~0u, most, 16));
+    if (id % kGroup == 0) c.of[0][id / kGroup] = place_in_order(most, id);
   }
+  const uint32_t helper = b.thread % kHelpers;
 #pragma unroll 1
-  for (int n = 0; n < kMaxExpertsPerToken; ++n) {
-    if (is_best(key[0], id[0])) {
-      const int place = warp * kMaxExpertsPerToken + n;
-      c.order[place] = place_in_order(key[0], id[0]), c.id[place] = id[0], c.probability[place] = probability[0];
-      key[0] = key[1], id[0] = id[1], probability[0] = probability[1];
-      key[1] = 0, id[1] = ~0u;
+  for (int round = 0; round < 2; ++round) {
+    math_sync();
+    const uint64_t* const of = c.of[round];
+    const uint64_t mine = of[b.thread / kHelpers];
+    int some[4] = {};  // chains of additions
+#pragma unroll
+    for (int i = 0; i < kCandidates / kHelpers; ++i) some[i % 4] += of[(i / 2 * kHelpers + helper) * 2 + i % 2] > mine;
+    int ahead = some[0] + some[1] + some[2] + some[3];
+#pragma unroll
+    for (int step = 1; step < kHelpers; step *= 2) ahead += __shfl_xor_sync(~0u, ahead, step);
+    if (ahead < kMaxExpertsPerToken) {
+      const uint32_t one = id_in_order(mine);
+      if (round == 0) {
+        const uint64_t expert[2] = {c.order[one + helper * 2], c.order[one + helper * 2 + 1]};
+#pragma unroll
+        for (int j = 0; j < 2; ++j) c.of[1][ahead * kGroup + helper * 2 + j] = expert[j];
+      } else if (helper == 0) {
+        c.id[ahead] = one;
+        c.bit[ahead] = make_uint2(one / 16, ahead < args.per_token ? 1u << one % 16 : 0u);
+      }
     }
   }
   math_sync();
-  {
-    const int place = thread / kHelpers, from = thread % kHelpers * kOthers;
-    const uint64_t mine = c.order[place];
-    int ahead = 0;
-#pragma unroll
-    for (int i = 0; i < kOthers; ++i) ahead += c.order[from + i] > mine;
-#pragma unroll
-    for (int step = 1; step < kHelpers; step *= 2) ahead += __shfl_xor_sync(~0u, ahead, step);
-    if (from == 0 && ahead < kMaxExpertsPerToken) c.best_id[ahead] = c.id[place], c.best_probability[ahead] = c.probability[place];
-  }
-  math_sync();
   if (warp > 0) return;
-  const bool counts = lane < args.per_token;
-  const uint32_t id_of_lane = c.best_id[lane % kMaxExpertsPerToken];
-  const float of_lane = c.best_probability[lane % kMaxExpertsPerToken];
   uint32_t chosen = 0;
-  float total = 0.0f;
 #pragma unroll
   for (int n = 0; n < kMaxExpertsPerToken; ++n) {
-    if (n >= args.per_token) break;
-    const uint32_t one = c.best_id[n];
-    total += c.best_probability[n];
-    if (lane == static_cast<int>(one / 16)) chosen |= 1u << (one % 16);
+    if (c.bit[n].x == lane) chosen |= c.bit[n].y;
   }
   choice.masks[row][lane] = chosen | mark;
+  const bool counts = static_cast<int>(lane) < args.per_token;
+  const uint32_t id_of_lane = c.id[lane % kMaxExpertsPerToken];
+  const float of_lane = counts ? c.probability[id_of_lane] : 0.0f;
+  float total = 0.0f;
+#pragma unroll
+  for (int n = 0; n < kMaxExpertsPerToken; ++n) total += __shfl_sync(~0u, of_lane, n);
   const float weight = __fdividef(of_lane, args.normalise && !defect(Defect::kWeights) ? total + 1e-20f : 1.0f) * args.scale;
   if (lane < kMaxExpertsPerToken) choice.experts[row][lane] = make_uint2((counts ? id_of_lane : 0u) | mark, __float_as_uint(fabsf(weight)) | mark);
 }
