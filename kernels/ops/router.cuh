@@ -20,7 +20,9 @@ __device__ __forceinline__ float turned(float x, uint32_t mark) { return __uint_
 
 // Four values at `offset` floats of each part of `tile`, summed in the order of k. All lanes of a warp; the lanes of a half have one tile. Up to sixteen parts are on their way at
 // once: a part that is not there is another one of the same tile that is asked for again and not added. (With a predicate for each, of which there are seven, loads wait for the checks of those before.)
-__device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Place& b, int tile, int offset) {
+// `meanwhile`: what all lanes do while the first of them are on their way.
+template <class Meanwhile>
+__device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Place& b, int tile, int offset, Meanwhile meanwhile) {
   constexpr int kSlices = 4, kPieces = 4;
   const Tiling& t = parts.tiling;
   const uint32_t mark = mark_of(parts.uses, b);
@@ -28,6 +30,7 @@ __device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Pla
   const uint64_t at = reinterpret_cast<uint64_t>(parts.data + offset);
   const uint64_t data = static_cast<uint64_t>(passing(static_cast<uint32_t>(at >> 32))) << 32 | passing(static_cast<uint32_t>(at));
   float4 sum{};
+  bool begins = true;
 #pragma unroll 1
   for (int slice = 0; slice < t.slices; slice += kSlices) {
     // A lane finds the pieces of one slice for all: places first .. last, and of a slice that is not there last + 1 .. last.
@@ -55,6 +58,7 @@ __device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Pla
           for (int n = 0; n < kPieces; ++n)
             part[i][n] = ptx::load_relaxed(reinterpret_cast<const float4*>(data + static_cast<uint64_t>(static_cast<uint32_t>(min(first[i] + n, last[i]))) * (kPartFloats * sizeof(float))));
         }
+        if (begins) meanwhile(), begins = false;
 #pragma unroll
         for (int i = 0; i < kSlices; ++i) {
 #pragma unroll
@@ -106,22 +110,37 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
 #pragma unroll
   for (int j = 0; j < 2; ++j) bias[j] = id + j < experts ? __ldg(args.bias + id + j) : 0.0f;
   float4 sum{};
-  if (static_cast<int>(warp) < args.tiles) sum = sum_router_parts(args.parts, b, static_cast<int>(warp) + (low && args.low_tiles > 0 ? args.tiles : 0), row * kTileRows + quad);
+  float factor = 0.0f;
+  if (static_cast<int>(warp) < args.tiles) {
+    const int tile = static_cast<int>(warp) + (low && args.low_tiles > 0 ? args.tiles : 0);
+    sum = sum_router_parts(args.parts, b, tile, row * kTileRows + quad, [&] {
+      // The compiler would begin to add them, and so wait for them, ahead of the parts' loads.
+      const Squares late{__uint_as_float(passing(__float_as_uint(squares.of[0]))), __uint_as_float(passing(__float_as_uint(squares.of[1])))};
+      factor = norm_factor(args.norm, late);
+    });
+  }
   if (low && args.low_tiles == 0) sum = float4{};
   float logit[2];
   logit[0] = (low ? sum.z : sum.x) + __shfl_xor_sync(~0u, low ? sum.x : sum.z, 16);
   logit[1] = (low ? sum.w : sum.y) + __shfl_xor_sync(~0u, low ? sum.y : sum.w, 16);
-  const float factor = norm_factor(args.norm, squares);
-  // Integers in the order of the scores, a NaN the smallest.
-  float probability[2];
-  uint32_t key[2];
+  float probability[2], score[2];
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     probability[j] = sigmoid(logit[j] * factor);
-    float score = probability[j] + bias[j];
-    if (args.shared != 0.0f)
-      score = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id + j) + bias[j];
-    key[j] = id + j >= experts ? 0u : score == score ? order_key(score) : 1u;
+    score[j] = probability[j] + bias[j];
+  }
+  if (args.shared != 0.0f) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+      score[j] = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id + j) + bias[j];
+  }
+  // Integers in the order of the scores, a NaN the smallest but for experts that are none.
+  uint32_t key[2];
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    key[j] = order_key(score[j]);
+    if (!(score[j] == score[j])) key[j] = 1;
+    if (id + j >= experts) key[j] = 0;
   }
   // The best are in the groups of eight experts whose best are the best of all groups'. So twice the same: each of 64 numbers finds out how many of the others are ahead of it.
   constexpr int kGroup = kMaxExperts / kCandidates;
