@@ -120,29 +120,6 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
     });
   }
   if (low && args.low_tiles == 0) sum = float4{};
-  float logit[2];
-  logit[0] = (low ? sum.z : sum.x) + __shfl_xor_sync(~0u, low ? sum.x : sum.z, 16);
-  logit[1] = (low ? sum.w : sum.y) + __shfl_xor_sync(~0u, low ? sum.y : sum.w, 16);
-  float probability[2], score[2];
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    probability[j] = sigmoid(logit[j] * factor);
-    score[j] = probability[j] + bias[j];
-  }
-  if (args.shared != 0.0f) {
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-      score[j] = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id + j) + bias[j];
-  }
-  // Integers in the order of the scores, a NaN the smallest but for experts that are none.
-  uint32_t key[2];
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    key[j] = order_key(score[j]);
-    if (!(score[j] == score[j])) key[j] = 1;
-    if (id + j >= experts) key[j] = 0;
-  }
-  // The best are in the groups of eight experts whose best are the best of all groups'. So twice the same: each of 64 numbers finds out how many of the others are ahead of it.
   constexpr int kGroup = kMaxExperts / kCandidates;
   static_assert(kGroup * kMaxExpertsPerToken == kCandidates);
   struct Candidates {
@@ -152,56 +129,89 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
     uint32_t id[kMaxExpertsPerToken];
     uint2 bit[kMaxExpertsPerToken];  // a word of the mask and what the expert is in it
   };
-  static_assert(sizeof(Candidates) <= sizeof(b.shared.scratch));
-  Candidates& c = *reinterpret_cast<Candidates*>(b.shared.scratch);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) c.order[id + j] = place_in_order(key[j], id + j), c.probability[id + j] = probability[j];
-  {
-    uint32_t most = max(key[0], key[1]);
-    most = max(most, __shfl_xor_sync(~0u, most, 1));
-    most = max(most, __shfl_xor_sync(~0u, most, 16));
-    if (id % kGroup == 0) c.of[0][id / kGroup] = place_in_order(most, id);
-  }
-  const uint32_t helper = b.thread % kHelpers;
+  static_assert(sizeof(Candidates) <= sizeof(b.shared.scratch) && 2 * sizeof(Candidates) <= sizeof(b.shared.input));
+  // Of the last two warps, those that have no tile go through what follows once while the others wait for parts: on memory of their own, of whatever lies there, without a result. Its
+  // instructions are at hand then.
 #pragma unroll 1
-  for (int round = 0; round < 2; ++round) {
-    math_sync();
-    const uint64_t* const of = c.of[round];
-    const uint64_t mine = of[b.thread / kHelpers];
-    int some[4] = {};  // chains of additions
+  for (bool real = warp < 6 || static_cast<int>(warp) < args.tiles;; real = true) {
+    Candidates& c = *(real ? reinterpret_cast<Candidates*>(b.shared.scratch) : reinterpret_cast<Candidates*>(b.shared.input) + warp % 2);
+    const auto together = [&] {
+      if (real) math_sync();
+      else __syncwarp();
+    };
+    float logit[2];
+    logit[0] = (low ? sum.z : sum.x) + __shfl_xor_sync(~0u, low ? sum.x : sum.z, 16);
+    logit[1] = (low ? sum.w : sum.y) + __shfl_xor_sync(~0u, low ? sum.y : sum.w, 16);
+    float probability[2], score[2];
 #pragma unroll
-    for (int i = 0; i < kCandidates / kHelpers; ++i) some[i % 4] += of[(i / 2 * kHelpers + helper) * 2 + i % 2] > mine;
-    int ahead = some[0] + some[1] + some[2] + some[3];
+    for (int j = 0; j < 2; ++j) {
+      probability[j] = sigmoid(logit[j] * factor);
+      score[j] = probability[j] + bias[j];
+    }
+    if (args.shared != 0.0f) {
 #pragma unroll
-    for (int step = 1; step < kHelpers; step *= 2) ahead += __shfl_xor_sync(~0u, ahead, step);
-    if (ahead < kMaxExpertsPerToken) {
-      const uint32_t one = id_in_order(mine);
-      if (round == 0) {
-        const uint64_t expert[2] = {c.order[one + helper * 2], c.order[one + helper * 2 + 1]};
+      for (int j = 0; j < 2; ++j)
+        score[j] = probability[j] * (1.0f - args.shared) + args.shared * shared_number(args.salt, (b.shared.start + row) / 32, id + j) + bias[j];
+    }
+    // Integers in the order of the scores, a NaN the smallest but for experts that are none.
+    uint32_t key[2];
 #pragma unroll
-        for (int j = 0; j < 2; ++j) c.of[1][ahead * kGroup + helper * 2 + j] = expert[j];
-      } else if (helper == 0) {
-        c.id[ahead] = one;
-        c.bit[ahead] = make_uint2(one / 16, ahead < args.per_token ? 1u << one % 16 : 0u);
+    for (int j = 0; j < 2; ++j) {
+      key[j] = order_key(score[j]);
+      if (!(score[j] == score[j])) key[j] = 1;
+      if (id + j >= experts) key[j] = 0;
+    }
+    // The best are in the groups of eight experts whose best are the best of all groups'. So twice the same: each of 64 numbers finds out how many of the others are ahead of it.
+#pragma unroll
+    for (int j = 0; j < 2; ++j) c.order[id + j] = place_in_order(key[j], id + j), c.probability[id + j] = probability[j];
+    {
+      uint32_t most = max(key[0], key[1]);
+      most = max(most, __shfl_xor_sync(~0u, most, 1));
+      most = max(most, __shfl_xor_sync(~0u, most, 16));
+      if (id % kGroup == 0) c.of[0][id / kGroup] = place_in_order(most, id);
+    }
+    const uint32_t helper = b.thread % kHelpers;
+#pragma unroll 1
+    for (int round = 0; round < 2; ++round) {
+      together();
+      const uint64_t* const of = c.of[round];
+      const uint64_t mine = of[b.thread / kHelpers];
+      int some[4] = {};  // chains of additions
+#pragma unroll
+      for (int i = 0; i < kCandidates / kHelpers; ++i) some[i % 4] += of[(i / 2 * kHelpers + helper) * 2 + i % 2] > mine;
+      int ahead = some[0] + some[1] + some[2] + some[3];
+#pragma unroll
+      for (int step = 1; step < kHelpers; step *= 2) ahead += __shfl_xor_sync(~0u, ahead, step);
+      if (ahead < kMaxExpertsPerToken) {
+        const uint32_t one = id_in_order(mine) % kMaxExperts;
+        if (round == 0) {
+          const uint64_t expert[2] = {c.order[one + helper * 2], c.order[one + helper * 2 + 1]};
+#pragma unroll
+          for (int j = 0; j < 2; ++j) c.of[1][ahead * kGroup + helper * 2 + j] = expert[j];
+        } else if (helper == 0) {
+          c.id[ahead] = one;
+          c.bit[ahead] = make_uint2(one / 16, ahead < args.per_token ? 1u << one % 16 : 0u);
+        }
       }
     }
-  }
-  math_sync();
-  if (warp > 0) return;
-  uint32_t chosen = 0;
+    together();
+    if (real && warp > 0) return;
+    uint32_t chosen = 0;
 #pragma unroll
-  for (int n = 0; n < kMaxExpertsPerToken; ++n) {
-    if (c.bit[n].x == lane) chosen |= c.bit[n].y;
-  }
-  choice.masks[row][lane] = chosen | mark;
-  const bool counts = static_cast<int>(lane) < args.per_token;
-  const uint32_t id_of_lane = c.id[lane % kMaxExpertsPerToken];
-  const float of_lane = counts ? c.probability[id_of_lane] : 0.0f;
-  float total = 0.0f;
+    for (int n = 0; n < kMaxExpertsPerToken; ++n) {
+      if (c.bit[n].x == lane) chosen |= c.bit[n].y;
+    }
+    if (real) choice.masks[row][lane] = chosen | mark;
+    const bool counts = static_cast<int>(lane) < args.per_token;
+    const uint32_t id_of_lane = c.id[lane % kMaxExpertsPerToken] % kMaxExperts;
+    const float of_lane = counts ? c.probability[id_of_lane] : 0.0f;
+    float total = 0.0f;
 #pragma unroll
-  for (int n = 0; n < kMaxExpertsPerToken; ++n) total += __shfl_sync(~0u, of_lane, n);
-  const float weight = __fdividef(of_lane, args.normalise && !defect(Defect::kWeights) ? total + 1e-20f : 1.0f) * args.scale;
-  if (lane < kMaxExpertsPerToken) choice.experts[row][lane] = make_uint2((counts ? id_of_lane : 0u) | mark, __float_as_uint(fabsf(weight)) | mark);
+    for (int n = 0; n < kMaxExpertsPerToken; ++n) total += __shfl_sync(~0u, of_lane, n);
+    const float weight = __fdividef(of_lane, args.normalise && !defect(Defect::kWeights) ? total + 1e-20f : 1.0f) * args.scale;
+    if (real && lane < kMaxExpertsPerToken) choice.experts[row][lane] = make_uint2((counts ? id_of_lane : 0u) | mark, __float_as_uint(fabsf(weight)) | mark);
+    if (real) return;
+  }
 }
 
 }  // namespace kilotoken::stack
