@@ -20,9 +20,9 @@ __device__ __forceinline__ float turned(float x, uint32_t mark) { return __uint_
 
 // Four values at `offset` floats of each part of `tile`, summed in the order of k. All lanes of a warp; the lanes of a half have one tile. Up to sixteen parts are on their way at
 // once: a part that is not there is another one of the same tile that is asked for again and not added. (With a predicate for each, of which there are seven, loads wait for the checks of those before.)
-// `meanwhile`: what all lanes do while the first of them are on their way.
+// `counts` false: nothing is added. `meanwhile`: what all lanes do while the first of them are on their way.
 template <class Meanwhile>
-__device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Place& b, int tile, int offset, Meanwhile meanwhile) {
+__device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Place& b, int tile, int offset, bool counts, Meanwhile meanwhile) {
   constexpr int kSlices = 4, kPieces = 4;
   const Tiling& t = parts.tiling;
   const uint32_t mark = mark_of(parts.uses, b);
@@ -31,13 +31,14 @@ __device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Pla
   const uint64_t data = static_cast<uint64_t>(passing(static_cast<uint32_t>(at >> 32))) << 32 | passing(static_cast<uint32_t>(at));
   float4 sum{};
   bool begins = true;
+  int slice = 0;
 #pragma unroll 1
-  for (int slice = 0; slice < t.slices; slice += kSlices) {
+  do {
     // A lane finds the pieces of one slice for all: places first .. last, and of a slice that is not there last + 1 .. last.
     int first[kSlices], last[kSlices];
     {
       const int own = slice + static_cast<int>(b.thread % kSlices), unit = min(own, t.slices - 1) * t.tiles + tile, page = unit * t.pages;
-      const int end = unit + owner_of(t, page + t.pages - 1), begin = own < t.slices ? unit + owner_of(t, page) : end + 1;
+      const int end = unit + owner_of(t, page + t.pages - 1), begin = counts && own < t.slices ? unit + owner_of(t, page) : end + 1;
 #pragma unroll
       for (int i = 0; i < kSlices; ++i) {
         const int holder = static_cast<int>(b.thread & 16) | i;
@@ -45,8 +46,9 @@ __device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Pla
         last[i] = __shfl_sync(~0u, end, holder);
       }
     }
+    int piece = 0;
 #pragma unroll 1
-    for (int piece = 0; piece < t.most; piece += kPieces) {
+    do {
       float4 part[kSlices][kPieces];
       ptx::Watch watch;
 #pragma unroll 1
@@ -80,8 +82,8 @@ __device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Pla
         }
         first[i] += kPieces;
       }
-    }
-  }
+    } while ((piece += kPieces) < t.most);
+  } while ((slice += kSlices) < t.slices);
   return sum;
 }
 
@@ -102,24 +104,22 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
     if (b.thread < kMaxExpertsPerToken) choice.experts[row][b.thread] = make_uint2(mark, mark);  // nobody asks, but a use writes all
     return;
   }
-  const Squares squares = norm_squares(args.norm, row);
   // A warp owns the experts of a tile: lanes 0 .. 15 sum four high parts of logits each, 16 .. 31 the low ones, then each has the first or the last two of the four.
   const bool low = lane >= 16;
-  const uint32_t quad = lane % 16 * 4, id = warp * kTileRows + quad + (low ? 2 : 0), experts = static_cast<uint32_t>(args.experts);
-  float bias[2];
-#pragma unroll
-  for (int j = 0; j < 2; ++j) bias[j] = id + j < experts ? __ldg(args.bias + id + j) : 0.0f;
+  const uint32_t quad = lane % 16 * 4, first = warp * kTileRows + quad + (low ? 2 : 0), experts = static_cast<uint32_t>(args.experts);
   float4 sum{};
-  float factor = 0.0f;
+  float factor = 0.0f, bias[2] = {};
   if (static_cast<int>(warp) < args.tiles) {
-    const int tile = static_cast<int>(warp) + (low && args.low_tiles > 0 ? args.tiles : 0);
-    sum = sum_router_parts(args.parts, b, tile, row * kTileRows + quad, [&] {
+    const Squares squares = norm_squares(args.norm, row);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) bias[j] = __ldg(args.bias + min(first + j, experts - 1));
+    const bool two = args.low_tiles > 0;
+    sum = sum_router_parts(args.parts, b, static_cast<int>(warp) + (low && two ? args.tiles : 0), row * kTileRows + quad, two || !low, [&] {
       // The compiler would begin to add them, and so wait for them, ahead of the parts' loads.
       const Squares late{__uint_as_float(passing(__float_as_uint(squares.of[0]))), __uint_as_float(passing(__float_as_uint(squares.of[1])))};
       factor = norm_factor(args.norm, late);
     });
   }
-  if (low && args.low_tiles == 0) sum = float4{};
   constexpr int kGroup = kMaxExperts / kCandidates;
   static_assert(kGroup * kMaxExpertsPerToken == kCandidates);
   struct Candidates {
@@ -134,6 +134,7 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
   // instructions are at hand then.
 #pragma unroll 1
   for (bool real = warp < 6 || static_cast<int>(warp) < args.tiles;; real = true) {
+    const uint32_t thread = passing(b.thread), lane = thread % 32, id = passing(first);  // what is derived from them waits for nothing here, and would be a hundred cycles ahead of the loop
     Candidates& c = *(real ? reinterpret_cast<Candidates*>(b.shared.scratch) : reinterpret_cast<Candidates*>(b.shared.input) + warp % 2);
     const auto together = [&] {
       if (real) math_sync();
@@ -170,12 +171,12 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
       most = max(most, __shfl_xor_sync(~0u, most, 16));
       if (id % kGroup == 0) c.of[0][id / kGroup] = place_in_order(most, id);
     }
-    const uint32_t helper = b.thread % kHelpers;
+    const uint32_t helper = thread % kHelpers;
 #pragma unroll 1
     for (int round = 0; round < 2; ++round) {
       together();
       const uint64_t* const of = c.of[round];
-      const uint64_t mine = of[b.thread / kHelpers];
+      const uint64_t mine = of[thread / kHelpers];
       int some[4] = {};  // chains of additions
 #pragma unroll
       for (int i = 0; i < kCandidates / kHelpers; ++i) some[i % 4] += of[(i / 2 * kHelpers + helper) * 2 + i % 2] > mine;
