@@ -18,9 +18,9 @@ __device__ __forceinline__ float shared_number(uint32_t salt, uint32_t bucket, u
 
 __device__ __forceinline__ float turned(float x, uint32_t mark) { return __uint_as_float(__float_as_uint(x) ^ mark); }
 
-// Four values at `offset` floats of each part of `tile`, summed in the order of k. All lanes of a warp; the lanes of a half have one tile. Up to sixteen parts are on their way at
-// once: a part that is not there is another one of the same tile that is asked for again and not added. (With a predicate for each, of which there are seven, loads wait for the checks of those before.)
-// `counts` false: nothing is added. `meanwhile`: what all lanes do while the first of them are on their way.
+// Four values at `offset` floats of each part of `tile`, summed in the order of k. All lanes of a warp; those of a half have one tile. Up to sixteen parts are on their way at once: in the
+// place of one that is not there another one of the tile is asked for and not added. (With a predicate for each, of which there are seven, loads wait for the checks of those before.)
+// `counts` false: nothing is added. `meanwhile`: what all lanes do while the first parts are on their way.
 template <class Meanwhile>
 __device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Place& b, int tile, int offset, bool counts, Meanwhile meanwhile) {
   constexpr int kSlices = 4, kPieces = 4;
@@ -134,7 +134,8 @@ __device__ __forceinline__ void topk(const TopkArgs& args, Place b, int row) {
   // instructions are at hand then.
 #pragma unroll 1
   for (bool real = warp < 6 || static_cast<int>(warp) < args.tiles;; real = true) {
-    const uint32_t thread = passing(b.thread), lane = thread % 32, id = passing(first);  // what is derived from them waits for nothing here, and would be a hundred cycles ahead of the loop
+    // Numbers anew: all that is derived from them would be computed ahead of the loop, where nothing else is to be waited for.
+    const uint32_t thread = passing(b.thread), lane = thread % 32, id = passing(first);
     Candidates& c = *(real ? reinterpret_cast<Candidates*>(b.shared.scratch) : reinterpret_cast<Candidates*>(b.shared.input) + warp % 2);
     const auto together = [&] {
       if (real) math_sync();
