@@ -16,8 +16,6 @@ __device__ __forceinline__ float shared_number(uint32_t salt, uint32_t bucket, u
   return static_cast<float>((x ^ x >> 16) >> 8) * 0x1p-24f;
 }
 
-__device__ __forceinline__ float turned(float x, uint32_t mark) { return __uint_as_float(__float_as_uint(x) ^ mark); }
-
 // Four values at `offset` floats of each part of `tile`, summed in the order of k. All lanes of a warp; those of a half have one tile. Up to sixteen parts are on their way at once: in the
 // place of one that is not there another one of the tile is asked for and not added. (With a predicate for each, of which there are seven, loads wait for the checks of those before.)
 // `counts` false: nothing is added. `meanwhile`: what all lanes do while the first parts are on their way.
@@ -65,10 +63,8 @@ __device__ __forceinline__ float4 sum_router_parts(const Parts& parts, const Pla
         for (int i = 0; i < kSlices; ++i) {
 #pragma unroll
           for (int n = 0; n < kPieces; ++n) {
-            float4& x = part[i][n];  // without its mark, if it is this use's
-            x = make_float4(turned(x.x, mark), turned(x.y, mark), turned(x.z, mark), turned(x.w, mark));
-            other |= __float_as_uint(x.x) | __float_as_uint(x.y);
-            other |= __float_as_uint(x.z) | __float_as_uint(x.w);
+            part[i][n] = turned(part[i][n], mark);
+            other |= any_bit(part[i][n]);
           }
         }
         if ((passing(other) & 1u) == 0 || defect(Defect::kStalePart)) break;
