@@ -92,9 +92,9 @@ __device__ __forceinline__ void release_pages(Block& b) {
   }
 }
 
-// One lane. When all but `in_flight` of the pages asked for before have come.
-__device__ __forceinline__ uint8_t* claim_page(Block& b, uint32_t bytes, int in_flight = kPagesInFlight) {
-  const int before = b.page.place - in_flight;
+// One lane. When fewer than kPagesInFlight are on their way.
+__device__ __forceinline__ uint8_t* claim_page(Block& b, uint32_t bytes) {
+  const int before = b.page.place - kPagesInFlight;
   const bool round_before = before < 0;
   b.wait(&b.shared.page_full[round_before ? before + kPages : before], b.page.phase ^ (round_before ? 1 : 0), ptx::Wait::kRingFull);
   b.wait(&b.shared.page_empty[b.page.place], b.page.phase ^ 1, ptx::Wait::kRingEmpty);
@@ -565,19 +565,16 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
 // The fetching warp; experts are known.
 __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t policy, int count) {
   const Range share = up_share(args, b, count);
-  const int least = count * args.tiles / args.by_blocks;
   const uint32_t bytes = up_page_bytes(args.storage, args.page_k);
   if (b.thread % 32 == 0) {
     int rank = share.begin / args.by_tiles, of_expert = share.begin - rank * args.tiles;
 #pragma unroll 1
     for (int tile = share.begin; tile < share.end; ++tile) {
-      // Beyond the tiles that all blocks have: the others rest, and their part of the memory's rate is free.
-      const int in_flight = tile - share.begin < least ? kPagesInFlight : kPagesInFlightAlone;
       const uint8_t* from =
           args.pages + (static_cast<size_t>(b.shared.experts[rank]) * args.tiles + of_expert) * args.pages_per_tile * bytes;
 #pragma unroll 1
       for (int page = 0; page < args.pages_per_tile; ++page, from += bytes) {
-        uint8_t* to = claim_page(b, bytes, in_flight);
+        uint8_t* to = claim_page(b, bytes);
         ptx::bulk_copy(to, from, bytes, &b.shared.page_full[b.page.place], policy);
         b.page.next();
       }
