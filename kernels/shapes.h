@@ -1,4 +1,4 @@
-// The sizes that every kernel file agrees on. One block of threads per multiprocessor: two warpgroups multiply, two warps finish tiles, one fetches, one reports.
+// The sizes that every kernel file agrees on. One block of threads per multiprocessor: two warpgroups multiply, two warps finish tiles, one fetches.
 // Twelve warps, three a scheduler, leave 168 registers a thread; a thirteenth would cap all at 128.
 #pragma once
 
@@ -11,7 +11,7 @@ inline constexpr int kTileRows = 64;     // output rows of one matrix product
 inline constexpr int kMathThreads = 256;
 inline constexpr int kFragmentThreads = 128;  // of a warpgroup's accumulator
 inline constexpr int kFinishThreads = 64;
-inline constexpr int kThreads = kMathThreads + kFinishThreads + 64;
+inline constexpr int kThreads = kMathThreads + kFinishThreads + 64;  // one warp rests
 
 // A ring of pages, each one bulk copy. 64 KB in flight already reach the read ceiling; the rest rides through waits (36 KB a microsecond).
 inline constexpr int kPageBytes = 17408;

@@ -17,8 +17,8 @@ namespace kilotoken::stack {
 using ptx::bf16_of, ptx::bf16_pair, ptx::copies_wait, ptx::copy_16, ptx::e4m3_pair, ptx::exp2_of, ptx::load_columns, ptx::load_rows, ptx::load_transposed, ptx::passing,
     ptx::product_16x8, ptx::this_thread;
 
-// Roles of a block's warps: 0 .. 3 and 4 .. 7 multiply (and do all that is no matrix product), 8 and 9 finish tiles, 10 fetches, 11 reports for those two.
-inline constexpr int kFinishWarp = 8, kFetchWarp = 10, kReportWarp = 11;
+// Roles of a block's warps: 0 .. 3 and 4 .. 7 multiply (and do all that is no matrix product), 8 and 9 finish tiles, 10 fetches, 11 rests.
+inline constexpr int kFinishWarp = 8, kFetchWarp = 10, kRestWarp = 11;
 
 // Whose copy of the list's instructions a thread reads.
 __device__ __forceinline__ int role_of(uint32_t thread) { return thread < kMathThreads ? 0 : thread < kMathThreads + kFinishThreads ? 1 : 2; }
@@ -67,9 +67,6 @@ struct Shared {
   uint64_t finish_full[2], finish_empty[2];
   uint64_t input_full;
   uint64_t experts_full;
-  uint64_t report_full, report_empty;
-  int report;                                        // an instruction that is finished, on its way to the reporting warp; -1: the launch ends
-  uint32_t reports;                                  // sent so far
   uint64_t pass_full, pass_empty;                    // of the resident kernel: the next pass is decided; nobody reads of the one before any more
 };
 static_assert(sizeof(Shared) <= 232448, "shared memory of a block on Hopper");

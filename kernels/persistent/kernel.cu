@@ -23,7 +23,7 @@ struct Launch {
 // Whether the math warps work in shared memory that products use: where sums are handed over, or where inputs come to.
 __device__ __forceinline__ bool works_in_shared(Op op) { return op == Op::kAttendWindow || op == Op::kAttend || op == Op::kCombine || op == Op::kTopk; }
 
-// What the finishing warps do alone.
+// What the finishing warps do without the others.
 __device__ __forceinline__ bool is_finishing(Op op) { return op == Op::kLogits; }
 
 __device__ __forceinline__ bool is_product(Op op) { return op == Op::kLinear || op == Op::kExpertsUp || op == Op::kExpertsDown; }
@@ -165,31 +165,6 @@ __device__ __forceinline__ Pass pass_from(const Shared& shared, int begin, int e
   return {begin, end, drafted, drafts + drafted, verifies + 1, ((shared.before.drafts + drafts) & 1) << 1 | ((shared.before.verifies + verifies) & 1) << 2};
 }
 
-// A report waits until all stores before it have arrived; the finishing warps have better things to do. One thread of them.
-__device__ __forceinline__ void send_report(const Block& b, int index) {
-  b.wait(&b.shared.report_empty, (b.shared.reports++ & 1) ^ 1, ptx::Wait::kPrevious);
-  b.shared.report = index;
-  ptx::barrier_arrive(&b.shared.report_full);
-}
-
-// Longer than all others wait, who know better what is lacking.
-inline constexpr uint64_t kReportNanoseconds = 8'000'000'000;
-
-// The reporting warp's one lane.
-__device__ __forceinline__ void report(const Launch& launch, const Block& b) {
-  for (uint32_t phase = 0;; phase ^= 1) {
-    const uint64_t began = ptx::nanoseconds();
-#pragma unroll 1
-    while (!ptx::barrier_passed(&b.shared.report_full, phase)) {
-      if (ptx::nanoseconds() - began > kReportNanoseconds) ptx::stop(b.fault(), ptx::Wait::kPrevious, b.instruction());
-    }
-    const int index = b.shared.report;
-    ptx::barrier_arrive(&b.shared.report_empty);
-    if (index < 0) return;
-    ptx::add_release(launch.program.done + index * kLineWords, 1);
-  }
-}
-
 template <Role kRole>
 __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass) {
   const Program& program = launch.program;
@@ -267,8 +242,7 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
           if (reports) finish_sync();
           if (b.thread % kFinishThreads == 0) {
             record(program, now.index, is_finishing(ins.op) ? 1 : 2, 2);
-            if (is_finishing(ins.op) && !alone) send_report(b, now.index);
-            if (ins.op == Op::kExpertsUp && !alone) ptx::add_release(program.done + now.index * kLineWords, 1);
+            if (reports && !alone) ptx::add_release(program.done + now.index * kLineWords, 1);
           }
         }
       } else {
@@ -300,9 +274,6 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     }
     ptx::barrier_init(&shared.input_full, 1);
     ptx::barrier_init(&shared.experts_full, 1);
-    ptx::barrier_init(&shared.report_full, 1);
-    ptx::barrier_init(&shared.report_empty, 1);
-    shared.reports = 0;
     ptx::barrier_init(&shared.pass_full, 1);
     ptx::barrier_init(&shared.pass_empty, kThreads - 32);
     shared.rows = launch.state->rows;
@@ -329,14 +300,8 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     walk<Role::kMath>(launch, b, pass);
   } else {
     ptx::fewer_registers<104>();
-    if (warp < kFetchWarp) {
-      walk<Role::kFinish>(launch, b, pass);
-      if (threadIdx.x == kFinishWarp * 32) send_report(b, -1);
-    } else if (warp == kFetchWarp) {
-      walk<Role::kFetch>(launch, b, pass);
-    } else if (threadIdx.x % 32 == 0) {
-      report(launch, b);
-    }
+    if (warp < kFetchWarp) walk<Role::kFinish>(launch, b, pass);
+    else if (warp == kFetchWarp) walk<Role::kFetch>(launch, b, pass);
   }
 }
 
