@@ -3,7 +3,6 @@
 It compiles its kernels while it runs. Here: FP8 linears with 128x128 scales and with a scale a row, and the MXFP4 expert pair with E4M3 and with BF16 inputs, its
 tokens indexed where they lie or gathered by expert. Inputs are quantised and tokens assigned to experts beforehand, which spares the peer work that the stack does;
 between the two products of a pair runs one Triton kernel of this repository's own. Kernels' shapes are those that Humming's own heuristics choose.
-Not yet run on a GPU.
 """
 
 import importlib

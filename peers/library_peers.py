@@ -2,17 +2,20 @@
 
 INT4 with an FP16 scale for 128 weights is 4.125 bits a weight, less than FP8's and MXFP4's: another model, so its times stand in the list of peers and never beside an
 operation. It has no grouped form: the expert pair is one dense call an expert and product, over all rows of the step, issued one after the other.
-Not yet run on a GPU.
+
+The kernel reports no error of its own, and one is seen by whoever asks the GPU next. So cuBLAS, which the comparison needs, makes its handle before the library runs, and the first call
+is waited for.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from marlin import GROUP, TILE_K, TILE_ROWS, linear_fields, open_library, padded, pair_fields, scale_order, tile_order
 from matrices import EXPERT_WIDTH, FP8_LINEARS, HIDDEN, PAIRS, ROWS, copies_of, generator, normal, routing
-from measure import Record, eager_samples, graph_samples, try_peer
+from measure import Record, eager_samples, graph_samples, synchronize, try_peer
 
 LINEAR_BOUND = 2e-3  # FP16: each code times its scale, each sum that one block hands to the next, and the result are rounded, 2^-11 at most
 PAIR_BOUND = 5e-3  # the same twice, and h between
@@ -51,6 +54,20 @@ def int4_weight(rows: int, k: int, seed: int) -> Int4:
     return Int4(codes, scales.to(torch.float16))
 
 
+def first_call(call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What it makes; an error of its kernel is raised here."""
+    made = call()
+    synchronize()
+    return made
+
+
+def wake_cublas() -> None:
+    for dtype in (torch.float16, torch.float64):
+        one = torch.ones((16, 16), dtype=dtype, device="cuda")
+        one @ one
+    synchronize()
+
+
 class Packed:
     """One matrix as the kernel reads it."""
 
@@ -60,8 +77,8 @@ class Packed:
 
 
 class Marlin:
-    def __init__(self, path: str):
-        self._multiply = open_library(path)
+    def __init__(self, path: str, note: str):
+        self._multiply, self.note = open_library(path), note
         self._device = torch.cuda.current_device()
         # Zero before and after every call; `rows / 128 * 16` counters, of the widest matrix.
         self._workspace = torch.zeros(max(HIDDEN, *(padded(linear.rows) for linear in FP8_LINEARS)) // 128 * 16, dtype=torch.int32, device="cuda")
@@ -89,12 +106,13 @@ def linears(record: Record, marlin: Marlin) -> None:
             x = normal((m, linear.k), 23 + m, torch.float16)
 
             def make(x=x, m=m, rows=rows, weights=weights, expected_w=expected_w):
-                out = torch.empty((m, rows), dtype=torch.float16, device="cuda")
+                expected = x.double() @ expected_w.t()
+                out = torch.full((m, rows), torch.nan, dtype=torch.float16, device="cuda")
                 copies = [lambda w=w: marlin(x, w, out) for w in weights]
-                return copies, copies[0]()[:, : expected_w.shape[0]], x.double() @ expected_w.t()
+                return copies, first_call(copies[0])[:, : expected_w.shape[0]], expected
 
             modes = {"graph": graph_samples} | ({"eager": eager_samples} if m in (1, 8) else {})
-            try_peer(record, modes, linear_fields(linear.name, linear.rows, linear.k, m), make, LINEAR_BOUND)
+            try_peer(record, modes, linear_fields(linear.name, linear.rows, linear.k, m, marlin.note), make, LINEAR_BOUND)
         del first, weights, expected_w
         torch.cuda.empty_cache()
 
@@ -105,8 +123,8 @@ class ExpertPair:
     def __init__(self, marlin: Marlin, x: torch.Tensor, route: torch.Tensor):
         m, experts = route.shape
         self.marlin, self.x, self.share = marlin, x, route.t().unsqueeze(-1).to(torch.float16).contiguous()
-        self.wide = torch.empty((experts, m, 2 * EXPERT_WIDTH), dtype=torch.float16, device="cuda")
-        self.out = torch.empty((experts, m, HIDDEN), dtype=torch.float16, device="cuda")
+        self.wide = torch.full((experts, m, 2 * EXPERT_WIDTH), torch.nan, dtype=torch.float16, device="cuda")
+        self.out = torch.full((experts, m, HIDDEN), torch.nan, dtype=torch.float16, device="cuda")
 
     def __call__(self, experts: list[tuple[Packed, Packed]]) -> torch.Tensor:
         for (up, _), wide in zip(experts, self.wide, strict=True):
@@ -139,17 +157,18 @@ def expert_pairs(record: Record, marlin: Marlin) -> None:
             for expert, (up, down) in enumerate(known[:count]):
                 gate, value = (x.double() @ up.value().t()).chunk(2, -1)
                 expected += (F.silu(gate) * value * route[:, expert : expert + 1].double()) @ down.value().t()
-            return copies, copies[0](), expected
+            return copies, first_call(copies[0]), expected
 
-        try_peer(record, {"graph": graph_samples}, pair_fields(m, count, EXPERT_WIDTH, HIDDEN), make, PAIR_BOUND)
+        try_peer(record, {"graph": graph_samples}, pair_fields(m, count, EXPERT_WIDTH, HIDDEN, marlin.note), make, PAIR_BOUND)
 
 
-def main(path: str, seconds: float, library: str) -> None:
+def main(path: str, seconds: float, library: str, note: str) -> None:
     record = Record(path, seconds)
-    marlin = Marlin(library)
+    wake_cublas()
+    marlin = Marlin(library, note)
     linears(record, marlin)
     expert_pairs(record, marlin)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], float(sys.argv[2]), sys.argv[3], sys.argv[4] if len(sys.argv) > 4 else "")

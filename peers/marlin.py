@@ -45,17 +45,22 @@ def stored_bytes(rows: int, k: int) -> int:
 PEER = "Marlin INT4, groups of 128, FP16 inputs"
 
 
-def linear_fields(matrix: str, rows: int, k: int, m: int) -> dict:
+def named(note: str) -> str:
+    """`note`: what the user says of the library, perhaps nothing."""
+    return f"{PEER}, {note}" if note else PEER
+
+
+def linear_fields(matrix: str, rows: int, k: int, m: int, note: str = "") -> dict:
     """What a row of the document says beside its times."""
     stored = padded(rows)
-    peer = PEER if stored == rows else f"{PEER}, rows padded to {stored}"
+    peer = named(note) if stored == rows else f"{named(note)}, rows padded to {stored}"
     return {"matrix": matrix, "rows": rows, "k": k, "m": m, "experts": None, "peer": peer, "weights": "int4", "bytes": stored_bytes(stored, k)}
 
 
-def pair_fields(m: int, experts: int, width: int, hidden: int) -> dict:
+def pair_fields(m: int, experts: int, width: int, hidden: int, note: str = "") -> dict:
     """The same for [gate | up] of 2 width x hidden and down of hidden x width."""
     size = experts * (stored_bytes(2 * width, hidden) + stored_bytes(hidden, width))
-    peer = f"{PEER}, one dense call an expert and product"
+    peer = f"{named(note)}, one dense call an expert and product"
     return {"matrix": "expert-pair", "rows": None, "k": None, "m": m, "experts": experts, "peer": peer, "weights": "int4", "bytes": size}
 
 

@@ -85,6 +85,25 @@ def eager_samples(copies: list[Callable[[], object]]) -> list[float]:
     return _time(run, len(calls), 5)
 
 
+class DeviceLost(Exception):
+    """A kernel ended with an error that nothing in this process gets over."""
+
+
+def synchronize() -> None:
+    """Waits for the GPU, so that an error of a kernel is told here and not by whoever calls next."""
+    torch.cuda.synchronize()
+
+
+def give_up_if_lost(record: Record, fields: dict) -> None:
+    """Behind a failure: raises DeviceLost if the GPU answers nothing any more."""
+    try:
+        synchronize()
+    except Exception as failure:  # noqa: BLE001
+        why = " ".join(str(failure).split())[:200]
+        record.left_out(f"the GPU was lost to this process ({why}): nothing behind this was tried", **fields)
+        raise DeviceLost(why) from None
+
+
 def try_peer(record: Record, modes: dict[str, Callable], fields: dict, make: Callable[[], tuple], bound: float, floor_s: float = 4.0) -> None:
     """make() -> (one call a copy, what the first returns, what it should return in binary64). Checked before it is timed; a peer that cannot do a
     shape, or does it wrong, is left out and the record says why."""
@@ -94,15 +113,18 @@ def try_peer(record: Record, modes: dict[str, Callable], fields: dict, make: Cal
         return
     try:
         copies, actual, expected = make()
+        synchronize()
         error = relative_l2(actual, expected)
         if not error <= bound:
             raise ValueError(f"relative error {error:.3g}, at most {bound:.3g} was expected")
     except Exception as failure:  # noqa: BLE001 - whatever a peer throws is its answer
         for mode in modes:
             record.left_out(f"{type(failure).__name__}: {failure}", mode=mode, **fields)
+        give_up_if_lost(record, fields)
         return
     for mode, samples in modes.items():
         try:
             record.row(mode=mode, error=error, errorBound=bound, us=samples(copies), copies=len(copies), **fields)
         except Exception as failure:  # noqa: BLE001
             record.left_out(f"{type(failure).__name__}: {failure}", mode=mode, **fields)
+            give_up_if_lost(record, fields)

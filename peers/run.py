@@ -54,18 +54,29 @@ def package_folder(path: str) -> str:
     return os.path.abspath(path)
 
 
+def last_line(text: str) -> str:
+    return next((" ".join(line.split())[:300] for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+
+
 def run_family(program: str, seconds: float, *named: str) -> tuple[list, list]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         lines = Path(folder) / "rows.jsonl"
         lines.touch()
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
         environment |= {"TORCH_EXTENSIONS_DIR": f"{folder}/extensions", "HUMMING_CACHE_DIR": f"{folder}/humming/cache", "HUMMING_TMP_DIR": f"{folder}/humming/tmp"}
-        # The family stops by itself; what hangs is ended a little later.
-        try:
-            status = subprocess.run([sys.executable, str(HERE / program), str(lines), f"{seconds:.1f}", *named], env=environment, timeout=seconds + 15, check=False)
-            end = None if status.returncode == 0 else f"the process ended with status {status.returncode}"
-        except subprocess.TimeoutExpired:
-            end = "the process was ended: it did not stop in time"
+        # The family stops by itself; what hangs is ended a little later. What it says of its end is kept as the reason.
+        said = Path(folder) / "said.txt"
+        with said.open("wb") as errors:
+            try:
+                command = [sys.executable, str(HERE / program), str(lines), f"{seconds:.1f}", *named]
+                status = subprocess.run(command, env=environment, stderr=errors, timeout=seconds + 15, check=False).returncode
+                end = None if status == 0 else f"the process ended with status {status}"
+            except subprocess.TimeoutExpired:
+                end = "the process was ended: it did not stop in time"
+        text = said.read_text(encoding="utf-8", errors="replace")
+        sys.stderr.write(text)
+        if end is not None:
+            end = f"{end}: {last_line(text)}"
         found = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
     rows = [entry["row"] for entry in found if "row" in entry]
     left_out = [entry["leftOut"] for entry in found if "leftOut" in entry]
@@ -92,6 +103,7 @@ def main() -> int:
     arguments.add_argument("--out", required=True, help="the JSON file to write")
     arguments.add_argument("--seconds", type=float, default=140.0, help="in all, imports included")
     arguments.add_argument("--marlin", metavar="PATH", help="a shared library with Marlin's INT4 kernel (docs/bench.md)")
+    arguments.add_argument("--marlin-note", metavar="TEXT", default="", help="how that library differs from the project's own; stands in the name of its rows")
     arguments.add_argument("--humming", metavar="FOLDER", help="a folder that holds the package humming (docs/bench.md)")
     options = arguments.parse_args()
     families, left_out = [(*family, ()) for family in FAMILIES], []
@@ -104,7 +116,7 @@ def main() -> int:
             left_out.append({"peer": "Marlin INT4", "why": "no library was named (--marlin)"})
         else:
             open_library(options.marlin)
-            families.insert(0, (*MARLIN, (os.path.abspath(options.marlin),)))
+            families.insert(0, (*MARLIN, (os.path.abspath(options.marlin), options.marlin_note)))
     except ValueError as failure:
         print(f"peers: {failure}", file=sys.stderr)
         return 2

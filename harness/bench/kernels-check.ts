@@ -51,10 +51,13 @@ export function checkBenchKernels({ raw, figures }: BenchKernels): string[] {
   for (const { ringKib, pageBytes, bytes } of raw.floors.reads) {
     if (bytes < READ_BYTES) findings.push(`reads of ${ringKib} KB rings, pages of ${pageBytes}: only ${bytes} bytes`);
   }
-  for (const { op, m, weights, arrangement, check, copies, bytes } of raw.operations) {
+  for (const { op, m, weights, experts, arrangement, choice, check, copies, bytes } of raw.operations) {
     const name = `${op} ${weights} at ${m} rows (${arrangement})`;
     if (!(check.error <= check.bound)) findings.push(`${name}: error ${check.error} beyond ${check.bound}`);
     if (copies * bytes < ROTATED_BYTES) findings.push(`${name}: only ${copies * bytes} bytes rotated`);
+    if (choice !== undefined && (choice === null) !== (experts === null))
+      findings.push(`${name}: does not say of its experts, and of them alone, when they were chosen`);
+    if (choice === 'before' && arrangement === 'chain') findings.push(`${name}: experts chosen before`);
   }
   for (const { peer, matrix, m, error, errorBound, copies, bytes } of raw.peers?.rows ?? []) {
     const name = `${peer} on ${matrix} at ${m} rows`;

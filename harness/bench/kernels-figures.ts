@@ -31,10 +31,12 @@ export function deriveFigures({ floors, operations, layers, peers }: Raw): Figur
     launchUs: summary(floors.launchUs),
     graphNodeUs: summary(floors.graphNodeUs),
     operations: operations.map((operation) => {
-      const { op, weights, experts, m, arrangement, bytes, calls, spanUs } = operation;
+      const { op, weights, experts, m, arrangement, choice, bytes, calls, spanUs } = operation;
       const reached = rate(bytes, summary(spanUs.map((span) => span / calls)));
       const peer = fastestPeer(operation, peers?.rows ?? [], reached.us.median);
-      return { op, weights, experts, m, arrangement, bytes, ...reached, peer };
+      // Documents older than `choice` have none, and their figures have none either.
+      const chosen = choice === undefined ? {} : { choice };
+      return { op, weights, experts, m, arrangement, ...chosen, bytes, ...reached, peer };
     }),
     layers: (layers?.times ?? []).map(({ m, fewUs, manyUs, experts }) => {
       const between = layers!.many - layers!.few;

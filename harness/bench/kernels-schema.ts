@@ -45,6 +45,13 @@ export const Operation = z.strictObject({
   arrangement: z
     .enum(['stream', 'chain'])
     .describe('stream: one call follows another as the ring allows; chain: each waits for the sums of the one before'),
+  choice: z
+    .enum(['before', 'within'])
+    .nullable()
+    .optional()
+    .describe(
+      'of experts (top-k): made by a launch before the timed one, or within it; null: there is none; absent in older documents: within',
+    ),
   bytes: Count.describe('weights and scales of one call, as stored'),
   copies: Count.describe('calls until weights are used again'),
   calls: Count.describe('of one launch'),
@@ -142,6 +149,7 @@ export const Figures = z.strictObject({
       experts: Count.nullable(),
       m: Count,
       arrangement: Operation.shape.arrangement,
+      choice: Operation.shape.choice,
       bytes: Count,
       ...Rate,
       peer: z

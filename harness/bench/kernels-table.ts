@@ -71,7 +71,7 @@ function operations({ operations: rows, peers }: Figures): Section[] {
           row.weights,
           String(row.m),
           row.experts === null ? '' : String(row.experts),
-          row.arrangement,
+          row.choice == null ? row.arrangement : `${row.arrangement}, choice ${row.choice}`,
           mb(row.bytes),
           us(row.us.median),
           spread(row.us),

@@ -23,7 +23,7 @@ using namespace stack;
 constexpr int kDenseLayers = 18, kMixtureLayers = 22;  // 200 MB of the smallest matrix of each
 constexpr double kLaunchBytes = 4e9;                   // read by one timed launch, at least
 constexpr int kRepeats = 7;
-constexpr int kPartBuffers = 3, kPairBuffers = 2;
+constexpr int kPartBuffers = 6, kPairBuffers = 2;
 constexpr int kSampledRows = 16;
 // Of the sum of |terms|. The tensor core's 32 products of E4M3 lose up to 2^-10 of the largest one (measured on an H200), which comes to some 1e-6 of the sum of
 // all magnitudes at these lengths; one term missing or doubled is 2e-4 at the longest.
@@ -152,6 +152,7 @@ class List {
     return list_.back();
   }
   int last() const { return static_cast<int>(list_.size()) - 1; }
+  int blocks() const { return blocks_; }
   std::vector<Instruction> finish() {
     add(Op::kAccept, last(), 1);
     return std::move(list_);
@@ -165,34 +166,44 @@ class List {
 // A buffer's n-th use in a launch that begins with cleared buffers.
 Uses use(int n) { return static_cast<Uses>(n & 1); }
 
-// Where the sums of a call go, and the parts on their way there.
+// Where the sums of a call go, and the parts on their way there. Both have a place for each of kPartBuffers calls that follow one another: in a stream
+// different blocks take them, one call's perhaps before those of the call before.
 class Sums {
  public:
-  Sums(const Tiling& tiling, int rows)
-      : tiling_(tiling), rows_(rows), out_(static_cast<size_t>(kRows) * rows) {
+  Sums(const Tiling& tiling, int rows) : tiling_(tiling), rows_(rows) {
     for (Device<float>& p : parts_) p = Device<float>(static_cast<size_t>(part_places(tiling)) * kPartFloats);
+    for (Device<float>& o : out_) o = Device<float>(static_cast<size_t>(kRows) * rows);
   }
   float* parts(int call) const { return parts_[call % kPartBuffers].get(); }
   static Uses uses(int call) { return use(call / kPartBuffers); }
 
-  // Adds up the parts of `call`; returns the instruction's index.
-  int add_to(List& list, int call) const {
-    LogitsArgs& args = list.add(Op::kLogits, -1, tiling_.tiles).logits;
+  // Adds up the parts of `call`, the first tile on block `first`; returns the instruction's index.
+  int add_to(List& list, int call, int waits = -1, int first = 0) const {
+    Instruction& ins = list.add(Op::kLogits, waits, tiling_.tiles);
+    ins.first = first;
+    LogitsArgs& args = ins.logits;
     args.parts = {parts(call), tiling_, uses(call)};
-    args.logits = out_.get();
+    args.logits = out_[call % kPartBuffers].get();
     args.best_uses = kNobodyAsks;
     args.vocab = args.rows = rows_;
     return list.last();
   }
+  // The same in a stream of as many calls as `summed` has places, where each call's tiles go to the blocks behind those that took the last: all blocks have equal parts. The last calls'
+  // sums wait for those of the call before (the others have been waited for by then), so that all sums are stored when the last ones are.
+  void add_in_turn(List& list, int call, std::vector<int>& summed) const {
+    const bool among_last = call > 0 && call + kPartBuffers > static_cast<int>(summed.size());
+    summed[call] = add_to(list, call, among_last ? summed[call - 1] : -1, static_cast<int>(int64_t{call} * tiling_.tiles % list.blocks()));
+  }
   void clear() {
     for (Device<float>& p : parts_) check(cudaMemset(p.get(), 0, p.bytes()), "parts");
-    check(cudaMemset(out_.get(), 0, out_.bytes()), "sums");
+    for (Device<float>& o : out_) check(cudaMemset(o.get(), 0, o.bytes()), "sums");
     check(cudaStreamSynchronize(nullptr), "parts");
   }
-  // [kRows][rows]
-  std::vector<float> read() const {
-    std::vector<float> values(out_.size());
-    check(cudaMemcpy(values.data(), out_.get(), out_.bytes(), cudaMemcpyDeviceToHost), "sums");
+  // Of `call`: [kRows][rows]
+  std::vector<float> read(int call) const {
+    const Device<float>& out = out_[call % kPartBuffers];
+    std::vector<float> values(out.size());
+    check(cudaMemcpy(values.data(), out.get(), out.bytes(), cudaMemcpyDeviceToHost), "sums");
     return values;
   }
   int rows() const { return rows_; }
@@ -200,8 +211,7 @@ class Sums {
  private:
   Tiling tiling_;
   int rows_;
-  std::array<Device<float>, kPartBuffers> parts_;
-  Device<float> out_;
+  std::array<Device<float>, kPartBuffers> parts_, out_;
 };
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
@@ -225,7 +235,7 @@ void time_calls(Operation& op, Runner& runner, const Sums& sums, const std::vect
   for (int repeat = -1; repeat < kRepeats; ++repeat) {
     clear();
     const double us = runner.run();
-    if (!same_bits(sums.read(), alone)) throw KernelFault(op.op + ": a call in a row of many has other bits than alone", 0);
+    if (!same_bits(sums.read(op.calls - 1), alone)) throw KernelFault(op.op + ": a call in a row of many has other bits than alone", 0);
     if (repeat >= 0) op.span_us.push_back(us);
   }
 }
@@ -265,9 +275,9 @@ std::vector<Instruction> linear_list(const std::vector<LinearArgs>& copies, int 
     args.parts = sums.parts(i);
     args.uses = Sums::uses(i);
     if (chain) summed[i] = sums.add_to(list, i);
-    else if (i > 0) summed[i - 1] = sums.add_to(list, i - 1);
+    else if (i > 0) sums.add_in_turn(list, i - 1, summed);
   }
-  if (!chain) sums.add_to(list, calls - 1);
+  if (!chain) sums.add_in_turn(list, calls - 1, summed);
   return list.finish();
 }
 
@@ -308,7 +318,7 @@ void measure_linear(const Matrices& m, Runner& runner, std::vector<Operation>& o
       sums.clear();
       runner.set(linear_list({m.copies[copy]}, 1, true, x, sums, runner.blocks()), live);
       runner.run();
-      alone = sums.read();
+      alone = sums.read(0);
       check_linear(op, m, m.layers[copy], x, alone, sums.rows());
     }
     refuse_wrong(op);
@@ -336,7 +346,20 @@ struct ChosenSet {
   std::vector<int> ids;                       // ascending
   std::vector<std::vector<double>> weights;   // [live row][place in ids]
   Device<float> parts;                        // of a router
+  Device<Choice> choice;                      // what comes of them, where it is made before
 };
+
+// What chooses a set into `choice`.
+TopkArgs chooser(const TopkArgs& topk, const ChosenSet& set, const Device<float>& bias, Choice* choice, Uses uses) {
+  TopkArgs args = topk;
+  args.parts.data = set.parts.get();
+  args.parts.uses = use(0);
+  args.norm = kNoNorm;
+  args.bias = bias.get();
+  args.choice = choice;
+  args.uses = uses;
+  return args;
+}
 
 ChosenSet choose(const TopkArgs& topk, int live, int count, int set, int sets) {
   ChosenSet out;
@@ -374,7 +397,36 @@ ChosenSet choose(const TopkArgs& topk, int live, int count, int set, int sets) {
     out.weights.push_back(std::move(probability));
   }
   out.parts = Device<float>(parts);
+  out.choice = Device<Choice>(1);
   return out;
+}
+
+// Makes the choices of all sets by a launch of their own; every row's must be the experts that were meant. Nothing but bit 0 of Uses is in force in the bench, so what is marked as a first use
+// here is one for every launch after it.
+void make_choices(const std::vector<ChosenSet>& sets, const TopkArgs& topk, const Device<float>& bias, Runner& runner, int live) {
+  List list(runner.blocks());
+  for (size_t i = 0; i < sets.size(); ++i) {
+    Instruction& ins = list.add(Op::kTopk, -1, kRows);
+    ins.first = static_cast<int>(i * kRows % static_cast<size_t>(runner.blocks()));
+    ins.topk = chooser(topk, sets[i], bias, sets[i].choice.get(), use(0));
+  }
+  runner.set(list.finish(), live);
+  runner.run();
+  for (const ChosenSet& set : sets) {
+    Choice made;
+    check(cudaMemcpy(&made, set.choice.get(), sizeof made, cudaMemcpyDeviceToHost), "choices");
+    for (int row = 0; row < kRows; ++row) {
+      uint32_t want[kMaskWords] = {}, marked = ~0u;
+      for (size_t n = 0; row < live && n < set.ids.size(); ++n)
+        if (set.weights[row][n] > 0) want[set.ids[n] / 16] |= 1u << (set.ids[n] % 16);
+      bool same = true;
+      for (int word = 0; word < kMaskWords; ++word) {
+        same = same && (made.masks[row][word] & 0xffffu) == want[word];
+        marked &= made.masks[row][word];
+      }
+      if (!same || marked >> 31 == 0) throw KernelFault("expert-pair: a row has other experts than those that were meant", 0);
+    }
+  }
 }
 
 class PairBuffers {
@@ -408,26 +460,23 @@ struct PairCall {
   const ChosenSet* set;
 };
 
-std::vector<Instruction> pair_list(const std::vector<PairCall>& copies, int calls, bool chain, const StepInputs& x, const Sums& sums, const PairBuffers& buffers,
+// `before`: whether all choices have been made (not in a chain).
+std::vector<Instruction> pair_list(const std::vector<PairCall>& copies, int calls, bool chain, bool before, const StepInputs& x, const Sums& sums, const PairBuffers& buffers,
                                    const Device<float>& bias, int blocks) {
   List list(blocks);
   std::vector<int> made(calls, -1), summed(calls, -1);  // h of a call; its sums
   const auto topk = [&](int i, int waits) {
+    if (before) return;
     const PairCall& call = copies[i % copies.size()];
-    TopkArgs& args = list.add(Op::kTopk, waits, kRows).topk;
-    args = call.pair->topk;
-    args.parts.data = call.set->parts.get();
-    args.parts.uses = use(0);
-    args.norm = kNoNorm;
-    args.bias = bias.get();
-    args.choice = buffers.choice(i);
-    args.uses = PairBuffers::uses(i);
+    list.add(Op::kTopk, waits, kRows).topk = chooser(call.pair->topk, *call.set, bias, buffers.choice(i), PairBuffers::uses(i));
   };
+  const auto choice = [&](int i) -> const Choice* { return before ? copies[i % copies.size()].set->choice.get() : buffers.choice(i); };
+  const auto choice_uses = [&](int i) { return before ? use(0) : PairBuffers::uses(i); };
   const auto up = [&](int i, int waits) {
     ExpertsUpArgs& args = list.add(Op::kExpertsUp, waits).up;
     args = copies[i % copies.size()].pair->up;
-    args.choice = buffers.choice(i);
-    args.uses = PairBuffers::uses(i);
+    args.choice = choice(i);
+    args.uses = choice_uses(i);
     args.codes = x.codes.get();
     args.scales = x.scales.get();
     args.norm = kNoNorm;
@@ -438,8 +487,8 @@ std::vector<Instruction> pair_list(const std::vector<PairCall>& copies, int call
   const auto down = [&](int i) {
     ExpertsDownArgs& args = list.add(Op::kExpertsDown, made[i]).down;
     args = copies[i % copies.size()].pair->down;
-    args.choice = buffers.choice(i);
-    args.choice_uses = PairBuffers::uses(i);
+    args.choice = choice(i);
+    args.choice_uses = choice_uses(i);
     args.h = buffers.h(i);
     args.parts = sums.parts(i);
     args.uses = Sums::uses(i);
@@ -454,18 +503,23 @@ std::vector<Instruction> pair_list(const std::vector<PairCall>& copies, int call
     }
     return list.finish();
   }
-  // The next choice is made as soon as nobody reads the one before it as a list of ids any more: behind `up`.
+  // Where choices are made within, the next one is as soon as nobody reads the one before it as a list of ids any more: behind `up`.
   topk(0, -1);
   up(0, -1);
   for (int i = 0; i < calls; ++i) {
     if (i + 1 < calls) topk(i + 1, made[i]);
-    if (i > 0) summed[i - 1] = sums.add_to(list, i - 1);
+    if (i > 0) sums.add_in_turn(list, i - 1, summed);
     down(i);
-    if (i + 1 < calls) up(i + 1, i > 0 ? summed[i - 1] : -1);
+    if (i + 1 < calls) up(i + 1, -1);  // `down` of call i, before it, waited until all blocks had left `down` of call i - 1, which read the same h
   }
-  sums.add_to(list, calls - 1);
+  sums.add_in_turn(list, calls - 1, summed);
   return list.finish();
 }
+
+// Whether a stream of calls of so many experts each may find all choices made. Nothing but its ring keeps a fetching warp from running ahead then, and one that lists the experts of two calls before its
+// block has looked at the first list loses the second one (`experts_full` has two phases). With more pages in each block's share of `up` than the ring has, a call's experts are listed when the
+// block is at work on `up` of the call before. The list itself may be written while the other is read: sets have equally many experts and none in common.
+bool choices_fit(const ExpertsUpArgs& up, int count, int blocks) { return count * up.tiles >= blocks && up.pages_per_tile > kPages; }
 
 // h as the device has it, [rank][live row][channel], and whether each value is the double one rounded to E4M3.
 std::vector<std::vector<std::vector<double>>> check_inner(const PairCall& call, const StepInputs& x, const std::vector<uint8_t>& h, int live) {
@@ -510,6 +564,7 @@ void measure_pairs(const std::vector<Pair>& pairs, Runner& runner, std::vector<O
     std::vector<ChosenSet> chosen;
     for (int s = 0; s < sets; ++s) chosen.push_back(choose(pairs[0].topk, live, count, s, sets));
     std::vector<PairCall> copies;
+    make_choices(chosen, pairs[0].topk, bias, runner, live);
     for (const Pair& pair : pairs)
       for (const ChosenSet& set : chosen) copies.push_back({&pair, &set});
     Operation op;
@@ -524,9 +579,9 @@ void measure_pairs(const std::vector<Pair>& pairs, Runner& runner, std::vector<O
     std::vector<float> alone;
     for (const size_t copy : {size_t{0}, copies.size() - 1}) {
       clear();
-      runner.set(pair_list({copies[copy]}, 1, true, x, sums, buffers, bias, runner.blocks()), live);
+      runner.set(pair_list({copies[copy]}, 1, true, false, x, sums, buffers, bias, runner.blocks()), live);
       runner.run();
-      alone = sums.read();
+      alone = sums.read(0);
       const auto h = check_inner(copies[copy], x, buffers.read_h(), live);
       for (int i = 0; i < kSampledRows; ++i) {
         const int row = i * (kHidden - 1) / (kSampledRows - 1);
@@ -542,10 +597,12 @@ void measure_pairs(const std::vector<Pair>& pairs, Runner& runner, std::vector<O
     }
     refuse_wrong(op);
     for (const bool chain : {false, true}) {
+      const bool before = !chain && choices_fit(pairs[0].up, count, runner.blocks());
       Operation timed = op;
       timed.arrangement = chain ? "chain" : "stream";
+      timed.choice = before ? "before" : "within";
       time_calls(
-          timed, runner, sums, alone, [&](int calls) { return pair_list(copies, calls, chain, x, sums, buffers, bias, runner.blocks()); }, clear);
+          timed, runner, sums, alone, [&](int calls) { return pair_list(copies, calls, chain, before, x, sums, buffers, bias, runner.blocks()); }, clear);
       out.push_back(std::move(timed));
     }
   }
@@ -626,7 +683,9 @@ std::string operations_json(const std::vector<Operation>& operations) {
     optional("rows", o.rows);
     optional("k", o.k);
     optional("experts", o.experts);
-    json.number("m", o.live_rows).string("arrangement", o.arrangement).number("bytes", o.bytes).number("copies", o.copies).number("calls", o.calls);
+    json.number("m", o.live_rows).string("arrangement", o.arrangement);
+    o.choice.empty() ? json.null("choice") : json.string("choice", o.choice);
+    json.number("bytes", o.bytes).number("copies", o.copies).number("calls", o.calls);
     json.numbers("spanUs", o.span_us);
     json.begin("check").number("values", o.values).number("error", o.error).number("bound", o.bound).end().end();
   }

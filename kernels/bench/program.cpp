@@ -58,8 +58,8 @@ void print_operations(const std::vector<Operation>& operations, double best) {
   for (size_t i = 0; i + 1 < operations.size(); i += 2) {
     const Operation &a = operations[i], &b = operations[i + 1];
     const double x = median(a.span_us) / a.calls, y = median(b.span_us) / b.calls, bytes = static_cast<double>(a.bytes);
-    std::printf("%-12s %-6s  %2d %7d  %6.1f  %8.2f  %5.1f %%  %8.2f  %5.1f %%  %.1e\n", a.op.c_str(), a.weights.c_str(), a.live_rows, a.experts, bytes / 1e6, x,
-                bytes / x / best * 100, y, bytes / y / best * 100, a.error);
+    std::printf("%-12s %-6s  %2d %7d  %6.1f  %8.2f  %5.1f %%  %8.2f  %5.1f %%  %.1e%s\n", a.op.c_str(), a.weights.c_str(), a.live_rows, a.experts, bytes / 1e6, x,
+                bytes / x / best * 100, y, bytes / y / best * 100, a.error, a.choice == "within" ? "  (stream: choice within)" : "");
   }
 }
 

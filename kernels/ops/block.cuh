@@ -167,43 +167,50 @@ __device__ __forceinline__ uint32_t mark_of(Uses uses, const Place& b) { return 
 
 __device__ __forceinline__ float marked(float x, uint32_t mark) { return __uint_as_float((__float_as_uint(x) & ~1u) | mark); }
 __device__ __forceinline__ float unmarked(float x) { return __uint_as_float(__float_as_uint(x) & ~1u); }
-__device__ __forceinline__ float2 unmarked(float2 x) { return make_float2(unmarked(x.x), unmarked(x.y)); }
 __device__ __forceinline__ float4 unmarked(float4 x) { return make_float4(unmarked(x.x), unmarked(x.y), unmarked(x.z), unmarked(x.w)); }
 
 // Bit 0 of the result: some word has another mark than bit 0 of `mark`.
 __device__ __forceinline__ uint32_t differs(float x, uint32_t mark) { return __float_as_uint(x) ^ mark; }
-__device__ __forceinline__ uint32_t differs(float2 x, uint32_t mark) { return differs(x.x, mark) | differs(x.y, mark); }
 __device__ __forceinline__ uint32_t differs(float4 x, uint32_t mark) {
   return differs(x.x, mark) | differs(x.y, mark) | differs(x.z, mark) | differs(x.w, mark);
 }
 
+// Without its mark, if that is `mark`; otherwise bit 0 is set.
+__device__ __forceinline__ float turned(float x, uint32_t mark) { return __uint_as_float(__float_as_uint(x) ^ mark); }
+__device__ __forceinline__ float2 turned(float2 x, uint32_t mark) { return make_float2(turned(x.x, mark), turned(x.y, mark)); }
+__device__ __forceinline__ float4 turned(float4 x, uint32_t mark) { return make_float4(turned(x.x, mark), turned(x.y, mark), turned(x.z, mark), turned(x.w, mark)); }
+// Bit 0: of some word.
+__device__ __forceinline__ uint32_t any_bit(float2 x) { return __float_as_uint(x.x) | __float_as_uint(x.y); }
+__device__ __forceinline__ uint32_t any_bit(float4 x) { return __float_as_uint(x.x) | __float_as_uint(x.y) | __float_as_uint(x.z) | __float_as_uint(x.w); }
+
 // Polls up to kPieces parts of each of kUnits units until all have this use's mark; those beyond a unit's count read as zero. All loads are in flight at
-// once. (Asking again for only what was not there yet is slower: what it costs in instructions is more than what it saves in trips.) T: float2 or float4, `offset` floats into a part.
+// once. (Asking again for only what was not there yet is slower: what it costs in instructions is more than what it saves in trips.) T: float2 or float4, `offset` floats into a part,
+// in every second unit `odd` more.
 template <class T, int kUnits, int kPieces>
 __device__ __forceinline__ void await_parts(const float* from, const Pieces (&of)[kUnits], int offset, uint32_t mark, const Place& b,
-                                            T (&loaded)[kUnits][kPieces]) {
+                                            T (&loaded)[kUnits][kPieces], int odd = 0) {
+  // What is not asked for has the mark like what is: were it asked again whether a part is there, that answer would be kept meanwhile, and there is room for seven.
+  const T none = turned(T{}, mark);
   ptx::Watch watch;
 #pragma unroll 1
   for (;;) {
     uint32_t other = 0;
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
-      const float* const first = from + static_cast<ptrdiff_t>(of[i].first) * kPartFloats + offset;
+      const float* const first = from + static_cast<ptrdiff_t>(of[i].first) * kPartFloats + offset + i % 2 * odd;
 #pragma unroll
-      for (int n = 0; n < kPieces; ++n) loaded[i][n] = n < of[i].count ? ptx::load_relaxed(reinterpret_cast<const T*>(first + n * kPartFloats)) : T{};
+      for (int n = 0; n < kPieces; ++n) loaded[i][n] = n < of[i].count ? ptx::load_relaxed(reinterpret_cast<const T*>(first + n * kPartFloats)) : none;
     }
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
 #pragma unroll
-      for (int n = 0; n < kPieces; ++n) other |= n < of[i].count ? differs(loaded[i][n], mark) : 0u;
+      for (int n = 0; n < kPieces; ++n) {
+        loaded[i][n] = turned(loaded[i][n], mark);
+        other |= any_bit(loaded[i][n]);
+      }
     }
-    if ((other & 1u) == 0 || defect(Defect::kStalePart)) break;
+    if ((passing(other) & 1u) == 0 || defect(Defect::kStalePart)) break;
     watch.look(b.fault(), ptx::Wait::kParts, b.instruction());
-  }
-#pragma unroll
-  for (int i = 0; i < kUnits; ++i) {
-#pragma unroll
-    for (int n = 0; n < kPieces; ++n) loaded[i][n] = unmarked(loaded[i][n]);
   }
 }
 
@@ -231,6 +238,31 @@ __device__ __forceinline__ T sum_parts(const Parts& parts, const Place& b, int t
     }
   }
   return sum;
+}
+
+// The same of two rows at once, four values each: those at `offset`, and those two rows further.
+template <int kSlices, int kPieces>
+__device__ __forceinline__ void sum_two_rows(const Parts& parts, const Place& b, int tile, int offset, float4 (&sum)[2]) {
+  const Tiling& t = parts.tiling;
+  const uint32_t mark = mark_of(parts.uses, b);
+  sum[0] = sum[1] = float4{};
+#pragma unroll 1
+  for (int slice = 0; slice < t.slices; slice += kSlices) {
+    Pieces of[2 * kSlices];
+#pragma unroll
+    for (int i = 0; i < kSlices; ++i) of[2 * i] = of[2 * i + 1] = slice + i < t.slices ? pieces_of(t, (slice + i) * t.tiles + tile) : Pieces{0, 0};
+#pragma unroll 1
+    for (int piece = 0; piece < t.most; piece += kPieces) {
+      float4 loaded[2 * kSlices][kPieces];
+      await_parts(parts.data, of, offset, mark, b, loaded, 2 * kTileRows);
+#pragma unroll
+      for (int i = 0; i < 2 * kSlices; ++i) {
+#pragma unroll
+        for (int n = 0; n < kPieces; ++n) sum[i % 2] = sum[i % 2] + loaded[i][n];
+        of[i].first += kPieces, of[i].count -= kPieces;
+      }
+    }
+  }
 }
 
 // The same for kTiles tiles at once, two values each; a tile below 0 is left zero.

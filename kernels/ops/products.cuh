@@ -92,8 +92,11 @@ __device__ __forceinline__ void release_pages(Block& b) {
   }
 }
 
-// One lane.
+// One lane. When fewer than kPagesInFlight are on their way.
 __device__ __forceinline__ uint8_t* claim_page(Block& b, uint32_t bytes) {
+  const int before = b.page.place - kPagesInFlight;
+  const bool round_before = before < 0;
+  b.wait(&b.shared.page_full[round_before ? before + kPages : before], b.page.phase ^ (round_before ? 1 : 0), ptx::Wait::kRingFull);
   b.wait(&b.shared.page_empty[b.page.place], b.page.phase ^ 1, ptx::Wait::kRingEmpty);
   ptx::barrier_expect(&b.shared.page_full[b.page.place], bytes);
   return b.shared.pages[b.page.place];

@@ -81,35 +81,50 @@ __device__ __forceinline__ void store_best(const Place& b, int to, int place, fl
                             static_cast<uint64_t>(static_cast<uint32_t>(id) | mark_of(uses, b) << 31) << 32 | __float_as_uint(value));
 }
 
-__device__ __forceinline__ void logits(const LogitsArgs& args, Place b) {
-  const int row = b.thread / 32, lane = b.thread % 32;
-  const float factor = args.norm.squares != nullptr ? norm_factor(args.norm, norm_squares(args.norm, row)) : 1.0f;
+// The finishing warps, four rows each: half a warp a row, two at a time. Math warps have other things to do.
+__device__ __forceinline__ void logits(const LogitsArgs& args, Place b, int place) {
+  const int lane = b.thread % 32, quad = lane % 16, first_row = b.thread % kFinishThreads / 32 * 4;
   const int tiles = args.parts.tiling.tiles, all_tiles = (args.vocab + kTileRows - 1) / kTileRows;
 #pragma unroll 1
-  for (int tile = b.index(); tile < tiles; tile += b.count()) {
-    const float2 sums = sum_parts<4, 2, float2>(args.parts, b, tile, row * kTileRows + lane * 2);
-    const float acc[2] = {sums.x, sums.y};
-    float best = -INFINITY;
-    int id = args.first + tile * kTileRows + lane * 2;
-    bool bad = false;
+  for (int tile = place; tile < tiles; tile += b.count()) {
+    float4 sums[2];
+    const int row = first_row + lane / 16, offset = row * kTileRows + quad * 4;
+    if (args.parts.tiling.most == 1) sum_two_rows<4, 1>(args.parts, b, tile, offset, sums);
+    else sum_two_rows<1, 4>(args.parts, b, tile, offset, sums);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int token = args.first + tile * kTileRows + lane * 2 + i;
-      if (token >= args.first + args.rows) continue;
-      const float x = acc[i] * factor;
-      args.logits[static_cast<size_t>(row) * args.vocab + token] = x;
-      bad = bad || !(x < INFINITY);
-      if (ranks_before(x, token, best, id)) best = x, id = token;
-    }
-    if (args.best_uses == kNobodyAsks) continue;
+      float factor = 1.0f;
+      if (args.norm.squares != nullptr) {
+        const float even = norm_factor(args.norm, norm_squares(args.norm, first_row + 2 * i)), odd = norm_factor(args.norm, norm_squares(args.norm, first_row + 2 * i + 1));
+        factor = lane < 16 ? even : odd;
+      }
+      const float of[4] = {sums[i].x, sums[i].y, sums[i].z, sums[i].w};
+      const int column = tile * kTileRows + quad * 4;
+      float best = -INFINITY;
+      int id = args.first + column;
+      bool bad = false;
+      float* const to = args.logits + static_cast<size_t>(row + 2 * i) * args.vocab + args.first + column;
 #pragma unroll
-    for (int stride = 16; stride > 0; stride /= 2) {
-      const float other = __shfl_xor_sync(~0u, best, stride);
-      const int other_id = __shfl_xor_sync(~0u, id, stride);
-      if (ranks_before(other, other_id, best, id)) best = other, id = other_id;
+      for (int n = 0; n < 4; ++n)
+        if (column + n < args.rows) to[n] = of[n] * factor;
+      if (args.best_uses == kNobodyAsks) continue;
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const int token = args.first + column + n;
+        if (column + n >= args.rows) continue;
+        const float x = of[n] * factor;
+        bad = bad || !(x < INFINITY);
+        if (ranks_before(x, token, best, id)) best = x, id = token;
+      }
+#pragma unroll
+      for (int stride = 8; stride > 0; stride /= 2) {
+        const float other = __shfl_xor_sync(~0u, best, stride);
+        const int other_id = __shfl_xor_sync(~0u, id, stride);
+        if (ranks_before(other, other_id, best, id)) best = other, id = other_id;
+      }
+      bad = (__ballot_sync(~0u, bad) >> (lane & 16) & 0xffffu) != 0;
+      if (quad < b.comm().ranks) store_best(b, quad, (row + 2 * i) * all_tiles + args.first / kTileRows + tile, bad ? NAN : best, id, args.best_uses);
     }
-    bad = __any_sync(~0u, bad);
-    if (lane < b.comm().ranks) store_best(b, lane, row * all_tiles + args.first / kTileRows + tile, bad ? NAN : best, id, args.best_uses);
   }
 }
 

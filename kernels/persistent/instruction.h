@@ -216,7 +216,7 @@ struct Instruction {
   int waits;          // index of the instruction that must be finished; -1: none
   uint32_t arrivals;  // that finish it: its workers
   int workers;        // blocks that take part; those of a product that reports nothing but parts never report
-  int first;          // the block that is the first of them; behind the last block comes block 0. Not 0 for kAttendWindow and kTopk alone
+  int first;          // the block that is the first of them; behind the last block comes block 0. Not 0 for kAttendWindow, kTopk and kLogits alone, the last in the bench
   union {
     EmbedArgs embed;
     LinearArgs linear;

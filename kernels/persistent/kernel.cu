@@ -20,6 +20,12 @@ struct Launch {
   int only;  // the one instruction to run; -1: whole rounds
 };
 
+// Whether the math warps work in shared memory that products use: where sums are handed over, or where inputs come to.
+__device__ __forceinline__ bool works_in_shared(Op op) { return op == Op::kAttendWindow || op == Op::kAttend || op == Op::kCombine || op == Op::kTopk; }
+
+// What the finishing warps do without the others.
+__device__ __forceinline__ bool is_finishing(Op op) { return op == Op::kLogits; }
+
 __device__ __forceinline__ bool is_product(Op op) { return op == Op::kLinear || op == Op::kExpertsUp || op == Op::kExpertsDown; }
 
 // The block's place among those that take part; not below `workers`: it does not.
@@ -59,7 +65,7 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
     case Op::kExpertsUp: return up_multiply(ins.up, b, ready);
     case Op::kExpertsDown:
       return ins.down.storage == Storage::kE4m3 ? down_multiply_any<Storage::kE4m3>(ins.down, b, ready) : down_multiply_any<Storage::kMxfp4>(ins.down, b, ready);
-    case Op::kLogits: return logits(ins.logits, b);
+    case Op::kLogits: return;  // finish()
     case Op::kPickDraft: return pick_draft(ins.pick, b);
     case Op::kPick: return pick(ins.pick, b);
     case Op::kAccept: return accept(b);
@@ -72,6 +78,7 @@ __device__ __forceinline__ void finish(const Instruction& ins, Block& b) {
     case Op::kLinear: return linear_finish(ins.linear, b);
     case Op::kExpertsUp: return up_finish(ins.up, b);
     case Op::kExpertsDown: return down_finish(ins.down, b);
+    case Op::kLogits: return logits(ins.logits, b, place_among(ins, b));
     default: return;
   }
 }
@@ -123,9 +130,9 @@ struct Reader {
   __device__ __forceinline__ void arrived() const { copies_wait(); }
 };
 
-// Into the trace, if there is one: the clock at `at`, and at `also` the same again or, for the beginning, the GPU's common clock. One thread of a role.
+// Into the trace, if there is one: the clock at `at`, and at `also` the same again or, for the beginning, the GPU's common clock. One thread.
 __device__ __forceinline__ void record(const Program& program, int instruction, int at, int also) {
-  if (program.trace == nullptr || this_thread() % kFinishThreads != 0 || (this_thread() != 0 && at != 2)) return;
+  if (program.trace == nullptr) return;
   long long* trace = program.trace + (static_cast<size_t>(instruction) * passing(gridDim.x) + passing(blockIdx.x)) * 4;
   trace[at] = clock64();
   trace[also] = also == 3 ? static_cast<long long>(ptx::nanoseconds()) : trace[at];
@@ -206,17 +213,17 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
         if constexpr (kRole == Role::kMath) record(program, now.index, 0, 3);
       };
       if constexpr (kRole == Role::kMath) {
-        if (place_among(ins, b) < ins.workers) {
+        if (place_among(ins, b) < ins.workers && !is_finishing(ins.op)) {
           if (!is_product(ins.op)) {
-            await_taken_over(b);
+            if (works_in_shared(ins.op)) await_taken_over(b);
             if (b.thread == 0) ready();
             if (ins.waits >= 0) math_sync();
           }
           if (alone && ins.op == Op::kExpertsDown) await_experts(b);
           math(ins, b, ready);
-          record(program, now.index, 1, 2);
+          if (b.thread == 0) record(program, now.index, 1, 2);
           if (!is_product(ins.op)) {
-            ptx::fence_async_shared();  // the next inputs may come to where this one worked
+            if (works_in_shared(ins.op)) ptx::fence_async_shared();  // the next inputs may come to where this one worked
             math_sync();
             if (this_thread() == 0) {
               if (ins.op == Op::kAccept) {
@@ -228,12 +235,14 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
           }
         }
       } else if constexpr (kRole == Role::kFinish) {
-        if (is_product(ins.op)) {
+        const bool reports = ins.op == Op::kExpertsUp || is_finishing(ins.op);
+        if (is_product(ins.op) || (is_finishing(ins.op) && place_among(ins, b) < ins.workers)) {
+          if (is_finishing(ins.op) && b.thread % kFinishThreads == 0) record(program, now.index, 0, 3);
           finish(ins, b);
-          if (ins.op == Op::kExpertsUp) finish_sync();
+          if (reports) finish_sync();
           if (b.thread % kFinishThreads == 0) {
-            record(program, now.index, 2, 2);
-            if (ins.op == Op::kExpertsUp && !alone) ptx::add_release(program.done + now.index * kLineWords, 1);
+            record(program, now.index, is_finishing(ins.op) ? 1 : 2, 2);
+            if (reports && !alone) ptx::add_release(program.done + now.index * kLineWords, 1);
           }
         }
       } else {
@@ -285,12 +294,12 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
   Block b{{shared, launch.state, launch.mailbox, 0, 0, 0}, {}, {}, 0, 0};
   const int warp = threadIdx.x / 32;
   // Together no more than the 168 a thread of the launch: what is asked for beyond them is waited for without end.
-  static_assert(kMathThreads * 208 + (kThreads - kMathThreads) * 88 <= kThreads * 168);
+  static_assert(kMathThreads * 200 + (kThreads - kMathThreads) * 104 <= kThreads * 168);
   if (warp < kFinishWarp) {
-    ptx::more_registers<208>();
+    ptx::more_registers<200>();
     walk<Role::kMath>(launch, b, pass);
   } else {
-    ptx::fewer_registers<88>();
+    ptx::fewer_registers<104>();
     if (warp < kFetchWarp) walk<Role::kFinish>(launch, b, pass);
     else if (warp == kFetchWarp) walk<Role::kFetch>(launch, b, pass);
   }

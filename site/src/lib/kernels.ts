@@ -8,7 +8,7 @@ import type { BenchKernels, Figures, Layers, Peers, Summary } from '../../../har
 import { fixed, range, rounded } from './format.ts';
 import { distinct } from './groups.ts';
 import { ReportError } from './report.ts';
-import { flag, integer, listOf, nullable, number, object, oneOf, text } from './shape.ts';
+import { flag, integer, listOf, nullable, number, object, oneOf, optional, text } from './shape.ts';
 import { type DraftCell, finish, plainCell, type Table, wordCell } from './table.ts';
 
 /** What the page needs of a document; the samples are left where they are. */
@@ -43,6 +43,7 @@ const figures = object<Figures>({
       experts: nullable(integer),
       m: integer,
       arrangement: oneOf('stream', 'chain'),
+      choice: optional(nullable(oneOf('before', 'within'))),
       bytes: integer,
       us: summary,
       gbPerS: number,
@@ -206,7 +207,7 @@ export function kernelTargetTable({ figures: { operations, layers } }: KernelBen
     corner: '8 rows, one rank of eight',
     columns: ['must', 'aim', 'measured', 'outcome', "fastest peer's time over ours"],
     legend: [
-      'Operations as a share of the read ceiling, weights streamed; the layer as its time over that of its bytes at the read ceiling.',
+      'Operations as a share of the read ceiling, weights streamed; the layer as its time over that of its bytes at the read ceiling. Whether experts were chosen before the pair was timed stands with the operations.',
     ],
     groups: [
       {
@@ -240,7 +241,7 @@ export function operationTable({ figures: { operations } }: KernelBench): Table 
     corner: 'rows of a step, calls',
     columns: ['us', 'share of read ceiling', 'fastest peer, us', 'its time over ours'],
     legend: [
-      'Medians with least and most of the samples of a call. Stream: calls follow each other as the ring allows; chain: each waits for the sums of the one before. A ratio below 1: the peer is faster.',
+      'Medians with least and most of the samples of a call. Stream: calls follow each other as the ring allows; chain: each waits for the sums of the one before. Choice before: the experts (top-k) are chosen by a launch before the timed one; within, or not said: in it. A ratio below 1: the peer is faster.',
     ],
     groups: keys.map((title) => ({
       title,
@@ -248,8 +249,8 @@ export function operationTable({ figures: { operations } }: KernelBench): Table 
         .filter(
           ({ op, weights: as, experts }) => `${nameOf(op)}, ${WEIGHTS[as] ?? as}${withExperts(experts)}` === title,
         )
-        .map(({ m, arrangement, us, share, peer }) => ({
-          head: `${m} ${m === 1 ? 'row' : 'rows'}, ${arrangement}`,
+        .map(({ m, arrangement, choice, us, share, peer }) => ({
+          head: `${m} ${m === 1 ? 'row' : 'rows'}, ${arrangement}${choice == null ? '' : `, choice ${choice}`}`,
           ...(peer === null ? {} : { sub: `peer: ${peer.peer}, ${peer.mode}` }),
           cells: [
             timeCell(us),

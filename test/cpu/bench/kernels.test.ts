@@ -60,6 +60,21 @@ describe('figures', () => {
     ]);
   });
 
+  test('when experts were chosen is said of what says it', () => {
+    const { operations, ...rest } = sampleRaw();
+    const choices = [undefined, null, 'within', 'before'] as const;
+    const raw = {
+      ...rest,
+      operations: choices.map((choice) => ({ ...operations[0]!, ...(choice === undefined ? {} : { choice }) })),
+    };
+    expect(deriveFigures(raw).operations.map((row) => ('choice' in row ? row.choice : 'not said'))).toEqual([
+      'not said',
+      null,
+      'within',
+      'before',
+    ]);
+  });
+
   test('a layer is the difference of two slices over the layers between', () => {
     expect(figures.layers).toEqual([
       { m: 8, experts: 60, bytes: 200e6, us: 50, gbPerS: 4000, share: 0.8, timesItsBytes: 1.25 },
@@ -109,6 +124,26 @@ describe('a document', () => {
       'qkv fp8 at 8 rows (stream): only 40000000 bytes rotated',
       'one on qkv at 8 rows: error 0.5 beyond 0.01',
     ]);
+  });
+
+  test('of a chain whose experts were chosen before, or that says it of none, is caught', () => {
+    const { raw, ...rest } = sampleBench();
+    const pair = { ...raw.operations[0]!, op: 'expert-pair', weights: 'mxfp4', experts: 60, m: 8 } as const;
+    const findings = (choice: 'before' | 'within' | null, arrangement: 'stream' | 'chain', experts: number | null) => {
+      const told = { ...raw, operations: [{ ...pair, choice, arrangement, experts }] };
+      return checkBenchKernels({ ...rest, raw: told, figures: deriveFigures(told) });
+    };
+    expect(findings('before', 'stream', 60)).toEqual([]);
+    expect(findings('within', 'chain', 60)).toEqual([]);
+    expect(findings(null, 'chain', null)).toEqual([]);
+    expect(findings('before', 'chain', 60)).toEqual(['expert-pair mxfp4 at 8 rows (chain): experts chosen before']);
+    for (const [choice, experts] of [
+      [null, 60],
+      ['within', null],
+    ] as const)
+      expect(findings(choice, 'stream', experts)).toEqual([
+        'expert-pair mxfp4 at 8 rows (stream): does not say of its experts, and of them alone, when they were chosen',
+      ]);
   });
 
   test('of another shape is refused in one line', () => {

@@ -154,6 +154,97 @@ print(json.dumps([marlin.linear_fields("qkv", 3392, 6144, 8), marlin.linear_fiel
   );
 });
 
+describe("a library that is not the project's own", () => {
+  test('is named as what it is', () => {
+    const names = python<string[]>(`
+import marlin
+print(json.dumps([marlin.linear_fields("qkv", 3392, 6144, 8, "no hint")["peer"], marlin.pair_fields(8, 60, 256, 6144, "no hint")["peer"]]))`);
+    expect(names).toEqual([
+      'Marlin INT4, groups of 128, FP16 inputs, no hint, rows padded to 3456',
+      'Marlin INT4, groups of 128, FP16 inputs, no hint, one dense call an expert and product',
+    ]);
+  });
+});
+
+describe('a family of peers that ends early', () => {
+  test('keeps its rows, and what it said last is the reason', () => {
+    writeFileSync(
+      join(scratch, 'dies.py'),
+      `import sys
+open(sys.argv[1], "a").write('{"row": {"matrix": "o"}}\\n')
+print("Traceback", file=sys.stderr)
+print("RuntimeError:  an illegal\\tinstruction\\n", file=sys.stderr)
+sys.exit(3)
+`,
+    );
+    writeFileSync(join(scratch, 'silent.py'), 'import os\nos._exit(4)\n');
+    const ended = python<unknown>(`
+import io, pathlib, run
+run.HERE = pathlib.Path(${JSON.stringify(scratch)})
+sys.stderr = io.StringIO()
+ended = [run.run_family("dies.py", 5.0), run.run_family("silent.py", 5.0)]
+assert "Traceback" in sys.stderr.getvalue()
+print(json.dumps(ended))`);
+    expect(ended).toEqual([
+      [
+        [{ matrix: 'o' }],
+        [{ peer: 'dies.py', why: 'the process ended with status 3: RuntimeError: an illegal instruction' }],
+      ],
+      [[], [{ peer: 'silent.py', why: 'the process ended with status 4: it said nothing' }]],
+    ]);
+  });
+
+  // A module in PyTorch's place whose GPU is lost once a kernel has failed.
+  const lost = (failsIn: 'make' | 'samples') =>
+    python<{ lost: boolean; lines: { leftOut: { why: string; mode?: string } }[] }>(`
+import types
+state = {"broken": False}
+def synchronize():
+    if state["broken"]:
+        raise RuntimeError("CUDA error: an illegal instruction was encountered\\nSearch for it")
+torch = types.ModuleType("torch")
+torch.Tensor, torch.cuda = object, types.SimpleNamespace(synchronize=synchronize)
+sys.modules["torch"] = torch
+import measure
+measure.relative_l2 = lambda actual, expected: 0.0
+def make():
+    state["broken"] = ${failsIn === 'make' ? 'True' : 'False'}
+    return [], None, None
+def samples(copies):
+    state["broken"] = True
+    raise RuntimeError("a graph")
+path = ${JSON.stringify(join(scratch, 'rows'))} + "-${failsIn}.jsonl"
+record, lost = measure.Record(path, 100.0), False
+try:
+    measure.try_peer(record, {"graph": samples}, {"peer": "one", "matrix": "qkv", "m": 1}, make, 1e-3)
+except measure.DeviceLost:
+    lost = True
+print(json.dumps({"lost": lost, "lines": [json.loads(line) for line in open(path)]}))`);
+
+  test.each([
+    ['make', 'RuntimeError: CUDA error: an illegal instruction was encountered Search for it'],
+    ['samples', 'RuntimeError: a graph'],
+  ] as const)(
+    "says a kernel's own error where it is first seen, and stops when the GPU is lost: %s",
+    (failsIn, why) => {
+      expect(lost(failsIn)).toEqual({
+        lost: true,
+        lines: [
+          { leftOut: { peer: 'one', matrix: 'qkv', m: 1, mode: 'graph', why } },
+          {
+            leftOut: {
+              peer: 'one',
+              matrix: 'qkv',
+              m: 1,
+              why: 'the GPU was lost to this process (CUDA error: an illegal instruction was encountered Search for it): nothing behind this was tried',
+            },
+          },
+        ],
+      });
+    },
+  );
+});
+
 describe('what a user names', () => {
   test('is refused in one line, before anything runs, when it is not what it should be', () => {
     const text = join(scratch, 'text.so');

@@ -40,6 +40,9 @@ test('an operation stands beside its peer; targets are missed, reached, or not y
   expect(group!.title).toBe('QKV, FP8');
   expect(group!.rows[0]).toMatchObject({ head: '8 rows, stream', sub: 'peer: two, graph' });
   expect(group!.rows[0]!.cells.map(({ value }) => value)).toEqual([5, 0.8, 8, 1.6]);
+  const told = structuredClone(bench);
+  told.figures.operations[0]!.choice = 'before';
+  expect(operationTable(told).groups[0]!.rows[0]!.head).toBe('8 rows, stream, choice before');
   const outcomes = (found: typeof bench): unknown[] =>
     kernelTargetTable(found).groups[0]!.rows.map((row) => [row.head, row.cells[2]!.value, row.cells[3]!.text]);
   expect(outcomes(bench)).toEqual([
