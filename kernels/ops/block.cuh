@@ -76,8 +76,9 @@ template <int kSize>
 struct Turn {
   int place = 0;
   uint32_t phase = 0;
-  __device__ __forceinline__ void next() {
-    if (++place == kSize) {
+  __device__ __forceinline__ void next(int by = 1) {  // 0 or 1
+    place += by;
+    if (place == kSize) {
       place = 0;
       phase ^= 1;
     }

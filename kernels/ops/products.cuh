@@ -70,14 +70,22 @@ __device__ __forceinline__ void await_input(Block& b) {
 
 // --- a page of the ring
 
-// The next kCount pages, which stay where they are until released.
+// The next kCount pages, which stay where they are until released. All are looked for at once: a branch costs a warp as much as ten instructions. Not `wanted`: they may not be there.
 template <int kCount>
-__device__ __forceinline__ void await_pages(Block& b, const uint8_t* (&at)[kCount]) {
+__device__ __forceinline__ void await_pages(Block& b, const uint8_t* (&at)[kCount], bool wanted = true) {
   Turn<kPages> turn = b.page;
+  bool there = true;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    b.wait(&b.shared.page_full[turn.place], turn.phase, ptx::Wait::kRingFull);
+    there = ptx::barrier_passed_already(&b.shared.page_full[turn.place], turn.phase) && there;
     at[i] = b.shared.pages[turn.place];
+    turn.next();
+  }
+  if (there || !wanted) return;
+  turn = b.page;
+#pragma unroll 1
+  for (int i = 0; i < kCount; ++i) {
+    b.wait(&b.shared.page_full[turn.place], turn.phase, ptx::Wait::kRingFull);
     turn.next();
   }
 }
@@ -375,17 +383,19 @@ __device__ __forceinline__ void promote(const Quarter& q, uint32_t scales0, uint
   acc[3] = fmaf(t[3], token.y, acc[3]);
 }
 
-// The products of quarters that are all in flight, kOfPage to a page, added as they arrive.
-template <int kOfPage, int kLeft, int kAll>
-__device__ __forceinline__ void promote_quarters(Block& b, bool rehearsal, const Quarter (&q)[kAll], const uint32_t (&scales0)[kAll], const uint32_t (&scales8)[kAll], const float2* token,
-                                                 const int (&group)[kAll], float (&acc)[4]) {
-  constexpr int i = kAll - 1 - kLeft;
+// The products of quarters that are all in flight, from pages of kPageK columns, added as they arrive. `tokens`: the activation scales of the first.
+template <int kPageK, int kLeft, int kAll>
+__device__ __forceinline__ void promote_quarters(Block& b, bool rehearsal, const Quarter (&q)[kAll], const uint32_t (&scales0)[kAll], const uint32_t (&scales8)[kAll], const float2* tokens,
+                                                 float (&acc)[4]) {
+  constexpr int i = kAll - 1 - kLeft, kOfPage = kPageK / 256;
   ptx::products_wait<kLeft>();
   if constexpr ((i + 1) % kOfPage == 0) {
-    if (!rehearsal) release_pages<1>(b);
+    __syncwarp();
+    if (b.thread % 32 == 0 && !rehearsal) ptx::barrier_arrive(&b.shared.page_empty[b.page.place]);
+    b.page.next(rehearsal ? 0 : 1);
   }
-  promote(q[i], scales0[i], scales8[i], token[group[i] * (kRows / 2)], acc);
-  if constexpr (kLeft > 0) promote_quarters<kOfPage, kLeft - 1, kAll>(b, rehearsal, q, scales0, scales8, token, group, acc);
+  promote(q[i], scales0[i], scales8[i], tokens[(i / kOfPage * (kPageK / kQuantGroup) + i % kOfPage) * (kRows / 2)], acc);
+  if constexpr (kLeft > 0) promote_quarters<kPageK, kLeft - 1, kAll>(b, rehearsal, q, scales0, scales8, tokens, acc);
 }
 
 // One warpgroup's halves of the next kCount up pages of kPageK columns, the first of which is page `page_of_tile`. A rehearsal takes the inputs for pages.
@@ -394,26 +404,24 @@ __device__ __forceinline__ void multiply_up_pages(Block& b, bool rehearsal, int 
   constexpr int kQuarters = kPageK / 256, kAll = kCount * kQuarters;
   const int half = b.thread / 128, warp = b.thread / 32 % 4, lane = b.thread % 32;
   const uint8_t* page[kCount];
-  if (rehearsal) {
+  await_pages(b, page, !rehearsal);
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) page[i] = b.shared.input;
-  } else {
-    await_pages(b, page);
-  }
+  for (int i = 0; i < kCount; ++i) page[i] = rehearsal ? b.shared.input : page[i];
   Quarter q[kAll];
   uint32_t s0[kAll], s8[kAll];
-  int group[kAll];  // of 128 k
+  const int first_group = page_of_tile * (kPageK / kQuantGroup) + half * (kPageK / 256);  // of 128 k
+  const ptx::Operand inputs = ptx::uniform_operand(ptx::shared_address(b.shared.input) + first_group * kQuantGroup * kRows, 128, 128);
+  const float2* const tokens = reinterpret_cast<const float2*>(&b.shared.input_scales[first_group * kRows + lane % 4 * 2]);
 #pragma unroll
   for (int i = 0; i < kAll; ++i) {
     const uint8_t* const from = page[i / kQuarters];
     const uint8_t* const scales = from + 32 * kPageK + (half * 64 + warp * 16 + lane / 4) * (kPageK / 64) + i % kQuarters * 4;
     s0[i] = *reinterpret_cast<const uint32_t*>(scales);
     s8[i] = *reinterpret_cast<const uint32_t*>(scales + 8 * (kPageK / 64));
-    group[i] = (page_of_tile + i / kQuarters) * (kPageK / kQuantGroup) + half * (kPageK / 256) + i % kQuarters;
     unpack(from + half * (16 * kPageK) + warp * 512 + lane * 16 + i % kQuarters * 4096, q[i]);
-    multiply(q[i], ptx::uniform_operand(ptx::shared_address(b.shared.input) + group[i] * kQuantGroup * kRows, 128, 128));
+    multiply(q[i], inputs + (i / kQuarters * (kPageK / kQuantGroup) + i % kQuarters) * kQuantGroup * kRows);
   }
-  promote_quarters<kQuarters, kAll - 1, kAll>(b, rehearsal, q, s0, s8, reinterpret_cast<const float2*>(&b.shared.input_scales[lane % 4 * 2]), group, acc);
+  promote_quarters<kPageK, kAll - 1, kAll>(b, rehearsal, q, s0, s8, tokens, acc);
 }
 
 // The same of E4M3 pages.
@@ -600,16 +608,15 @@ struct DownProducts {
   float d[kUnits][4];
 };
 
-// The block's units of one expert, the expert of rank `rank`.
+// The block's units of one expert; `x`: its h.
 template <int kUnits>
-__device__ __forceinline__ void multiply_down(Block& b, const uint8_t* units, int rank, DownProducts<kUnits>& p) {
+__device__ __forceinline__ void multiply_down(Block& b, const uint8_t* units, ptx::Operand x, DownProducts<kUnits>& p) {
   const int half = b.thread / 128, warp = b.thread / 32 % 4, lane = b.thread % 32;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
     const uint2 w = *reinterpret_cast<const uint2*>(units + u * kDownUnitBytes + (half * 4 + warp) * 256 + lane * 8);
     p.a[u][0] = first_codes(w.x), p.a[u][1] = second_codes(w.x), p.a[u][2] = first_codes(w.y), p.a[u][3] = second_codes(w.y);
   }
-  const ptx::Operand x = ptx::operand(ptx::shared_address(b.shared.input + rank * kDownInputBytes) + half * 256, 128, 128);
   ptx::products_begin();
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) ptx::product_e4m3(p.d[u], p.a[u], x);
@@ -637,11 +644,12 @@ __device__ __forceinline__ void down_some(Block& b, const uint8_t* const (&page)
   constexpr int kPerPage = down_experts_per_page(Storage::kMxfp4, kUnits);
   DownProducts<kUnits> p[kCount];
   const uint8_t* units[kCount];
+  const ptx::Operand x = ptx::uniform_operand(ptx::shared_address(b.shared.input) + (rank + i) * kDownInputBytes + b.thread / 128 * 256, 128, 128);
 #pragma unroll
   for (int n = 0; n < kCount; ++n) {
     const int at = defect(Defect::kExpertOrder) && b.shared.expert_count % 2 == 0 ? here - 1 - (i + n) : i + n;
     units[n] = kPerPage < 4 && at >= kPerPage ? page[1] + (at - kPerPage) * (kUnits * kDownUnitBytes) : page[0] + at * (kUnits * kDownUnitBytes);
-    multiply_down<kUnits>(b, units[n], rank + at, p[n]);
+    multiply_down<kUnits>(b, units[n], x + (at - i) * kDownInputBytes, p[n]);
   }
 #pragma unroll
   for (int n = 0; n < kCount; ++n) {

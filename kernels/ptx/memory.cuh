@@ -76,6 +76,17 @@ __device__ __forceinline__ bool barrier_passed(uint64_t* barrier, uint32_t parit
   return passed != 0;
 }
 
+// The same at once: the other one may take its time.
+__device__ __forceinline__ bool barrier_passed_already(uint64_t* barrier, uint32_t parity) {
+  uint32_t passed;
+  asm volatile(
+      "{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+      : "=r"(passed)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return passed != 0;
+}
+
 template <class Detail>
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity, Fault* fault, Wait what, const Detail& detail) {
   if (barrier_passed(barrier, parity)) return;
