@@ -514,6 +514,10 @@ void arrive(uint64_t* barrier, uint32_t bytes_to_come) {
   settle(barrier);
 }
 
+bool passed_already(uint64_t* barrier, uint32_t parity) {
+  shared_offset(barrier);
+  return reinterpret_cast<Mbarrier*>(barrier)->phase != parity;
+}
 bool passed(uint64_t* barrier, uint32_t parity) {
   shared_offset(barrier);
   const Mbarrier& b = *reinterpret_cast<Mbarrier*>(barrier);

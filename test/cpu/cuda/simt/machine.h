@@ -53,6 +53,7 @@ void barrier(int id, int threads);
 // An mbarrier in eight bytes of shared memory.
 void init(uint64_t* barrier, uint32_t arrivals);
 void arrive(uint64_t* barrier, uint32_t bytes_to_come);
+bool passed_already(uint64_t* barrier, uint32_t parity);
 bool passed(uint64_t* barrier, uint32_t parity);  // waits for it; false: nothing moves any more, look at the clock
 // Arrives at some later moment, and is counted on `barrier` then.
 void copy_later(void* to, const void* from, uint32_t bytes, uint64_t* barrier);

@@ -38,7 +38,7 @@ inline void barrier_init(uint64_t* barrier, uint32_t arrivals) { simt::init(barr
 inline void barrier_arrive(uint64_t* barrier) { simt::arrive(barrier, 0); }
 inline void barrier_expect(uint64_t* barrier, uint32_t bytes) { simt::arrive(barrier, bytes); }
 inline bool barrier_passed(uint64_t* barrier, uint32_t parity) { return simt::passed(barrier, parity); }
-inline bool barrier_passed_already(uint64_t* barrier, uint32_t parity) { return simt::passed(barrier, parity); }
+inline bool barrier_passed_already(uint64_t* barrier, uint32_t parity) { return simt::passed_already(barrier, parity); }
 inline void barrier_wait(uint64_t* barrier, uint32_t parity, Fault* fault, Wait what, uint32_t detail) {
   if (!simt::passed(barrier, parity)) stop(fault, what, detail);
 }
