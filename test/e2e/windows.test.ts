@@ -134,7 +134,7 @@ describe('usage', () => {
     [['generate'], /one of --prompt, --messages and --ids/],
     [['generate', '--prompt', 'x', '--top-p', '0'], /number above 0/],
     [['schema', 'nothing'], /there is no schema/],
-    [['report', '/no/such/run'], /not a run directory/],
+    [['report', '/no/such/run'], /no such folder/],
   ])('%j: one line, exit code 2', async (args, message) => {
     const done = await kilotoken(args);
     expect(done.code).toBe(2);
