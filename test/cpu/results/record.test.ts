@@ -27,16 +27,16 @@ describe.each(runs)('%s', (name) => {
     expect(result).toMatchObject({ outcome: 'intact', run: name, status: 'complete' });
     expect(buildReport(await readRun(directory)).run.publishable).toBe(true);
   });
-});
 
-test('a copy of the newest is the same run, and is made once', async () => {
-  const record = mkdtempSync(path.join(tmpdir(), 'kilotoken-record-'));
-  try {
-    const directory = path.join(RECORD, runs.toSorted().at(-1) ?? '');
-    const copy = await publishRun(directory, record);
-    expect(buildReport(await readRun(copy))).toEqual(buildReport(await readRun(directory)));
-    await expect(publishRun(directory, record)).rejects.toThrow(/append-only/);
-  } finally {
-    rmSync(record, { recursive: true });
-  }
+  test('a copy of it is the same run, and is made once', async () => {
+    const record = mkdtempSync(path.join(tmpdir(), 'kilotoken-record-'));
+    try {
+      const directory = path.join(RECORD, name);
+      const copy = await publishRun(directory, record);
+      expect(buildReport(await readRun(copy))).toEqual(buildReport(await readRun(directory)));
+      await expect(publishRun(directory, record)).rejects.toThrow(/append-only/);
+    } finally {
+      rmSync(record, { recursive: true });
+    }
+  });
 });
