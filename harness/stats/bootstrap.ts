@@ -17,6 +17,40 @@ const DEFAULT_BOOTSTRAP: BootstrapOptions = { resamples: 2000, level: 0.95, seed
 /** A statistic of a multiset of clusters, given as indices into the sample. May be NaN when it is undefined there. */
 export type ClusterStatistic = (indices: ArrayLike<number>) => number;
 
+/** Stream of the seed that resampling draws from. */
+const STREAM = 0xb007;
+/** How many uniforms are kept at most; even, because a counter gives two. 8 MiB. */
+const KEPT = 2 ** 20;
+
+/**
+ * The uniforms of a seed in their order. Every interval of a report is resampled from the same seed, so what one has drawn is kept for the
+ * next: made once, they are the larger part of the time.
+ */
+class Uniforms {
+  readonly seed: string;
+  readonly #random: Random;
+  #values = new Float64Array(0);
+
+  constructor(seed: string) {
+    this.seed = seed;
+    this.#random = new Random(seed, STREAM);
+  }
+
+  /** The first `count` of them, or the first KEPT. */
+  first(count: number): Float64Array {
+    const had = this.#values.length;
+    if (had < Math.min(count, KEPT)) {
+      const values = new Float64Array(Math.min(KEPT, Math.max(count, 2 * had)));
+      values.set(this.#values);
+      for (let i = had; i < values.length; i++) values[i] = this.#random.uniform();
+      this.#values = values;
+    }
+    return this.#values;
+  }
+}
+
+let uniforms = new Uniforms(DEFAULT_BOOTSTRAP.seed);
+
 /** Two-sided BCa interval of `statistic` over `clusters` >= 2 clusters; null when it is undefined on the sample. */
 export function bcaInterval(
   clusters: number,
@@ -28,11 +62,17 @@ export function bcaInterval(
   const observed = statistic(all);
   if (!Number.isFinite(observed)) return null;
 
-  const random = new Random(options.seed, 0xb007);
+  if (uniforms.seed !== options.seed) uniforms = new Uniforms(options.seed);
+  const kept = uniforms.first(options.resamples * clusters);
+  const more = new Random(options.seed, STREAM, KEPT / 2);
+  let next = 0;
   const draws: number[] = [];
   const indices = new Uint32Array(clusters);
   for (let b = 0; b < options.resamples; b++) {
-    for (let i = 0; i < clusters; i++) indices[i] = random.below(clusters);
+    for (let i = 0; i < clusters; i++) {
+      const uniform = next < KEPT ? kept[next++]! : more.uniform();
+      indices[i] = Math.floor(uniform * clusters);
+    }
     const value = statistic(indices);
     if (Number.isFinite(value)) draws.push(value);
   }

@@ -58,14 +58,16 @@ export class Random {
   readonly #low: number;
   readonly #high: number;
   readonly #stream: number;
-  #counter = 0;
+  #counter: number;
   #spare: number | null = null;
 
-  constructor(seed: string, stream: number) {
+  /** `from`: counters to pass over, two uniforms each. */
+  constructor(seed: string, stream: number, from = 0) {
     const { low, high } = seedWords(seed);
     this.#low = low;
     this.#high = high;
     this.#stream = stream >>> 0;
+    this.#counter = from;
   }
 
   /** Strictly inside (0, 1). */

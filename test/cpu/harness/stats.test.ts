@@ -145,6 +145,35 @@ describe('proportions', () => {
 });
 
 describe('BCa bootstrap', () => {
+  it('resamples by the stream of its seed from the beginning, whatever was drawn before', () => {
+    // In turn: a first seed, more of it, another, the first again; and more draws than are kept from one call to the next.
+    for (const [seed, clusters, resamples] of [
+      ['3', 7, 11],
+      ['3', 40, 90],
+      ['18446744073709551615', 5, 20],
+      ['3', 13, 30],
+      ['4', 1301, 900],
+      ['4', 1301, 900],
+    ] as const) {
+      const random = new Random(seed, 0xb007);
+      let looks = 0;
+      let other = 0;
+      bcaInterval(
+        clusters,
+        (indices) => {
+          // The sample itself is looked at first, the jackknife's samples last.
+          looks += 1;
+          if (looks > 1 && looks <= resamples + 1) {
+            for (let i = 0; i < clusters; i++) if (indices[i] !== random.below(clusters)) other += 1;
+          }
+          return indices[0]! + indices[indices.length - 1]!;
+        },
+        { seed, resamples, level: 0.95 },
+      );
+      expect([looks > resamples, other]).toEqual([true, 0]);
+    }
+  });
+
   it('covers the true ratio at about its level', () => {
     // Clusters with a heavy right tail, where a plain percentile interval under-covers.
     const truth = 2;
