@@ -56,6 +56,7 @@ Dim thread_index, block_index, block_size, grid_size;
 namespace {
 
 constexpr size_t kStack = 128 * 1024;
+constexpr size_t kColours = 64, kColour = 9 * 64;  // stacks begin at so many places of their page and the next ones: caches look lines up by low bits of the address
 constexpr int kStaleRounds = 50;  // of all that poll, without anybody having moved: only the clock can end it
 
 struct Group;
@@ -147,10 +148,8 @@ struct Machine {
     random.seed(text == nullptr ? 1 : std::strtoull(text, nullptr, 10));
   }
 };
-Machine& m() {
-  static Machine machine;
-  return machine;
-}
+Machine the_machine;
+Machine& m() { return the_machine; }
 
 [[noreturn]] void broken(const std::string& text) {
   std::fflush(stdout);
@@ -208,6 +207,7 @@ std::unique_ptr<Block> make_block(unsigned threads) {
 constexpr size_t kResident = 132;  // blocks of a grid that run side by side; others wait for a place
 
 void begin_some(Grid& grid) {
+  if (grid.begun == grid.grid.x || grid.blocks.size() == kResident) return;
   Machine& machine = m();
   const unsigned threads = grid.block.x;
   if (grid.block.y != 1 || grid.block.z != 1 || grid.grid.y != 1 || grid.grid.z != 1) broken("a grid of more than one dimension");
@@ -230,7 +230,7 @@ void begin_some(Grid& grid) {
       fiber.copies.clear();
       fiber.products.clear();
       fiber.groups.clear();
-      void** top = reinterpret_cast<void**>(fiber.stack + kStack - 64);
+      void** top = reinterpret_cast<void**>(fiber.stack + kStack - 64 - fiber.thread % kColours * kColour);
       *top = reinterpret_cast<void*>(begin_of_fiber);  // where the switch returns to; the stack is then as behind a call
       fiber.at = top - 6;
       machine.ready.push_back(&fiber);
@@ -363,7 +363,7 @@ void multiply(const Block& block, Product* const (&of)[128]) {
   if (codes[0x38] == 0)
     for (int i = 0; i < 256; ++i) codes[i] = kilotoken::e4m3_to_float(static_cast<uint8_t>(i));
   const int k = p.kind == Product::kBf16 ? 16 : 32, chunks = 2, each = k / chunks;
-  double a[64][32], b[16][32];
+  double a[64][32], b[32][16] = {};
   const Matrix y = described(block, p.b_from);
   for (int n = 0; n < p.columns; ++n)
     for (int c = 0; c < chunks; ++c)
@@ -371,7 +371,7 @@ void multiply(const Block& block, Product* const (&of)[128]) {
         const uint8_t* from = y.at(n, c);
         uint16_t half;
         std::memcpy(&half, from + i * 2 % 16, 2);
-        b[n][c * each + i] = p.kind == Product::kBf16 ? value_of(half) : codes[from[i]];
+        b[c * each + i][n] = p.kind == Product::kBf16 ? value_of(half) : codes[from[i]];
       }
   if (p.kind == Product::kE4m3Registers) {
     for (int t = 0; t < 128; ++t)
@@ -389,12 +389,24 @@ void multiply(const Block& block, Product* const (&of)[128]) {
           a[row][c * each + i] = p.kind == Product::kBf16 ? value_of(half) : codes[from[i]];
         }
   }
-  for (int t = 0; t < 128; ++t) {
-    for (int e = 0; e < p.columns / 2; ++e) {
-      const int row = t / 32 * 16 + t % 32 / 4 + e % 4 / 2 * 8, column = e / 4 * 8 + t % 4 * 2 + e % 2;
-      double sum = p.add ? of[t]->d[e] : 0.0;
-      for (int i = 0; i < k; ++i) sum += a[row][i] * b[column][i];
-      of[t]->d[e] = static_cast<float>(sum);
+  // Each sum in the order of k; those of a row side by side.
+  for (int row = 0; row < 64; ++row) {
+    double sums[16] = {};
+    const auto element = [row](int column, int& e) {
+      e = column / 8 * 4 + row % 16 / 8 * 2 + column % 2;
+      return row / 16 * 32 + row % 8 * 4 + column % 8 / 2;  // the thread that has it
+    };
+    int e;
+    if (p.add)
+      for (int n = 0; n < p.columns; ++n) {
+        const int t = element(n, e);
+        sums[n] = of[t]->d[e];
+      }
+    for (int i = 0; i < k; ++i)
+      for (int n = 0; n < 16; ++n) sums[n] += a[row][i] * b[i][n];
+    for (int n = 0; n < p.columns; ++n) {
+      const int t = element(n, e);
+      of[t]->d[e] = static_cast<float>(sums[n]);
     }
   }
 }
