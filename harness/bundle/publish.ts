@@ -8,13 +8,15 @@ import { gzipSync } from 'node:zlib';
 import { InputError } from '../engine.ts';
 import { buildReport } from '../report/build.ts';
 import { makeFolder, onDisk } from './disk.ts';
-import { readRun, rowFilesOf } from './reader.ts';
+import { readManifest, readRun, rowFilesOf } from './reader.ts';
 import { rowPath } from './row-reader.ts';
 import type { Manifest } from './rows.ts';
 import { compareTrees, readTree, SIGNATURE_FILE, TREE_FILE, type Tree, treeOf } from './tree.ts';
 
 /** The folder it was copied to. Throws InputError when the run is damaged, unfinished, not publishable or there already; EnvironmentError where nothing can be written. */
 export async function publishRun(directory: string, record: string): Promise<string> {
+  const to = join(record, readManifest(directory).id);
+  if (existsSync(to)) throw new InputError(`${to} is there already; the record is append-only`);
   const stored = await readRun(directory);
   const { run } = buildReport(stored);
   if (stored.manifest.status !== 'complete') throw new InputError(`${directory} is a run that did not finish`);
@@ -32,8 +34,6 @@ export async function publishRun(directory: string, record: string): Promise<str
     if (differences.length > 0)
       throw new InputError(`${directory} is not the bundle that was sealed: ${differences[0]}`);
   }
-  const to = join(record, run.id);
-  if (existsSync(to)) throw new InputError(`${to} is there already; the record is append-only`);
   makeFolder(to);
   onDisk(to, () => copy(directory, to, stored.manifest, tree));
   return to;
