@@ -3,7 +3,7 @@
  * compiles the TypeScript. Each step is skipped when its inputs have not changed since it last succeeded, so a warm call costs well under a
  * second. Plain JavaScript with no dependency, because it runs before there are any.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
@@ -76,23 +76,32 @@ function digest(paths, pattern) {
   return hash.digest('hex');
 }
 
-function run(label, command, args) {
+/** Throws, with what it printed already shown, when the command fails. */
+async function run(label, command, args) {
   process.stderr.write(`setup: ${label}\n`);
   const started = Date.now();
-  const result = spawnSync(command, args, {
+  const child = spawn(command, args, {
     cwd: root,
-    encoding: 'utf8',
-    maxBuffer: 1 << 28,
+    stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, npm_config_loglevel: 'error' },
   });
-  if (result.status !== 0) {
-    process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);
-    stop(`${label} failed (${command} ${args.join(' ')}, ${result.error?.message ?? `exit ${result.status}`})`);
+  const printed = [];
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (bytes) => printed.push(bytes));
+  const ended = await new Promise((done) => {
+    child.once('error', (error) => done(error.message));
+    child.once('close', (code, signal) => done(code === 0 ? null : `exit ${signal ?? code}`));
+  });
+  if (ended !== null) {
+    process.stderr.write(Buffer.concat(printed));
+    throw new Error(`${label} failed (${command} ${args.join(' ')}, ${ended})`);
   }
   process.stderr.write(`setup: ${label}, ${((Date.now() - started) / 1000).toFixed(1)} s\n`);
 }
 
 const nvcc = cudaCompiler();
+
+/** The packages first; what needs nothing but them is made side by side. */
+const STAGES = [['packages'], ['addon', 'typescript']];
 
 const STEPS = [
   {
@@ -151,13 +160,18 @@ try {
 } catch {
   // no earlier set-up, or one that was cut off: every step runs
 }
-for (const step of STEPS) {
+async function make(step) {
   const inputs = step.inputs();
-  if (stamps[step.name] !== inputs || !existsSync(join(root, step.output))) {
-    step.run(step.label);
-    stamps[step.name] = inputs;
-    mkdirSync(dirname(stampFile), { recursive: true });
-    writeFileSync(stampFile, `${JSON.stringify(stamps, null, 2)}\n`);
-  }
+  if (stamps[step.name] === inputs && existsSync(join(root, step.output))) return;
+  await step.run(step.label);
+  stamps[step.name] = inputs;
+  mkdirSync(dirname(stampFile), { recursive: true });
+  writeFileSync(stampFile, `${JSON.stringify(stamps, null, 2)}\n`);
+}
+for (const stage of STAGES) {
+  // Each is let end before another's failure ends this process: a build that is left alone would disturb the next one.
+  const made = await Promise.allSettled(STEPS.filter(({ name }) => stage.includes(name)).map(make));
+  const failed = made.find(({ status }) => status === 'rejected');
+  if (failed !== undefined) stop(failed.reason.message);
 }
 linkCommand();
