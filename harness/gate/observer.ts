@@ -113,6 +113,7 @@ export class Observer {
     let fault: Fault | null = null;
     this.sessions += 1;
     for (const round of before) rows.push(rowOf(session, rows.length, round, round.hostNs.total) as RoundRow);
+    let emitted = rows.reduce((sum, row) => sum + row.committed.length, 0);
     while (rows.at(-1)?.finish == null) {
       try {
         const started = process.hrtime.bigint();
@@ -129,7 +130,7 @@ export class Observer {
         fault = this.#fault(session, error);
         break;
       }
-      const emitted = rows.reduce((sum, row) => sum + row.committed.length, 0);
+      emitted += rows.at(-1)!.committed.length;
       if (emitted > decoding.maxTokens || rows.length > decoding.maxTokens + 1) {
         fault = this.#record(session, 'overran', `${emitted} tokens in ${rows.length} rounds of ${decoding.maxTokens}`);
         break;

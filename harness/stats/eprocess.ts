@@ -15,6 +15,11 @@ export function logSumExp(values: ArrayLike<number>): number {
   return top + Math.log(sum);
 }
 
+/** A component that lies so far below the largest counts as if it lay no further. */
+const NEAR = 6;
+/** Far above the rounding of a sum of logarithms, far below what a bound is good for. */
+const SLACK = 1e-9;
+
 export class Mixture {
   readonly names: readonly string[];
   /** Natural logarithms of weight x product of likelihood ratios, one a component. */
@@ -38,7 +43,20 @@ export class Mixture {
 
   /** Ends an observation. */
   settle(): void {
+    // What cannot reach the largest value need not be known: that is most observations of a law that holds.
+    if (this.logBound() < this.#sup) return;
     this.#sup = Math.max(this.#sup, this.logValue());
+  }
+
+  /** Not below logValue(), rounding included, and without an exponential a component. */
+  logBound(): number {
+    if (this.#impossible !== null) return Number.POSITIVE_INFINITY;
+    const wealth = this.#wealth;
+    let top = Number.NEGATIVE_INFINITY;
+    for (let k = 0; k < wealth.length; k++) top = Math.max(top, wealth[k]!);
+    let near = 0;
+    for (let k = 0; k < wealth.length; k++) if (wealth[k]! > top - NEAR) near += 1;
+    return top + Math.log(near + (wealth.length - near) * Math.exp(-NEAR)) + SLACK * (1 + Math.abs(top));
   }
 
   /** Something of probability 0 under the null happened: refuted at every level. */

@@ -62,6 +62,8 @@ export class PitProcess {
       }
       this.orders[order]!.observe(Math.min(1, before + this.#random.uniform() * p[x]!));
     });
+    // An average is not above the largest.
+    if (this.orders.every((order) => order.mixture.logBound() < this.#sup)) return;
     this.#sup = Math.max(this.#sup, this.logValue());
   }
 

@@ -15,17 +15,21 @@ const SALT = 2 ** 44;
 /** p[d] >= q[d] demands acceptance; rows this close are left to the coin. */
 const RATIO_SLACK = 1e-6;
 
-/** What is wrong with a log-probability row, in words, or null. */
-export function rowProblem(row: Float64Array, vocabSize: number): string | null {
+/** The probabilities of a log-probability row, or in words what is wrong with it. */
+export function lawOf(row: Float64Array, vocabSize: number): Float64Array | string {
   if (row.length !== vocabSize) return `${row.length} entries for a vocabulary of ${vocabSize}`;
+  const out = new Float64Array(row.length);
   let sum = 0;
   for (let x = 0; x < row.length; x++) {
     const value = row[x]!;
     if (Number.isNaN(value)) return `entry ${x} is not a number`;
     if (value > SUM_SLACK) return `entry ${x} is ${value}, above log 1`;
-    sum += Math.exp(value);
+    out[x] = Math.exp(value);
+    sum += out[x]!;
   }
-  return Math.abs(sum - 1) > SUM_SLACK ? `the probabilities add up to ${sum}` : null;
+  if (Math.abs(sum - 1) > SUM_SLACK) return `the probabilities add up to ${sum}`;
+  for (let x = 0; x < row.length; x++) out[x]! /= sum;
+  return out;
 }
 
 export function probabilities(row: Float64Array): Float64Array {
@@ -62,16 +66,18 @@ export function rowsOf(
   if (p.length < round.committed.length) return `${p.length} target rows for ${round.committed.length} tokens`;
   if (q.length !== 0 && q.length !== round.drafted.length)
     return `${q.length} draft rows for ${round.drafted.length} drafts`;
+  const laws: Record<'target' | 'draft', Float64Array[]> = { target: [], draft: [] };
   for (const [name, rows] of [
     ['target', p],
     ['draft', q],
   ] as const) {
     for (let i = 0; i < rows.length; i++) {
-      const problem = rowProblem(rows[i]!, vocabSize);
-      if (problem !== null) return `${name} row ${i}: ${problem}`;
+      const law = lawOf(rows[i]!, vocabSize);
+      if (typeof law === 'string') return `${name} row ${i}: ${law}`;
+      laws[name].push(law);
     }
   }
-  return { p: p.map(probabilities), q: q.map(probabilities) };
+  return { p: laws.target, q: laws.draft };
 }
 
 const ACCEPTANCE_FAMILIES = [
@@ -247,7 +253,7 @@ export class RoundLaws {
       const fill = (k: number, out: Float64Array): boolean => {
         if (k === 0 || k === 2 || k === 3) {
           const exponent = k === 2 ? 1.5 : 1 / 1.5;
-          const top = Math.max(...row);
+          const top = k === 0 ? Math.max(...row) : 0;
           let sum = 0;
           for (let x = 0; x < row.length; x++) {
             out[x] = k === 0 ? (row[x] === top ? 1 : 0) : row[x]! > 0 ? row[x]! ** exponent : 0;
