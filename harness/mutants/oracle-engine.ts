@@ -87,10 +87,13 @@ class RecordingSource implements Source {
 
   /** The uniforms behind the noise of a position. */
   #noise(address: Address, size: number): Float64Array {
-    return Float64Array.from({ length: size }, (_, token) => {
+    const out = new Float64Array(size);
+    for (let token = 0; token < size; token += 2) {
       const words = this.#at(address, token >> 1);
-      return token & 1 ? uniform52(words[2], words[3]) : uniform52(words[0], words[1]);
-    });
+      out[token] = uniform52(words[0], words[1]);
+      if (token + 1 < size) out[token + 1] = uniform52(words[2], words[3]);
+    }
+    return out;
   }
 
   exponentials(address: Address, size: number): number[] {
@@ -143,7 +146,11 @@ class Models {
   }
 }
 
-const logs = (row: Row): Float64Array => Float64Array.from(row, Math.log);
+function logs(row: Row): Float64Array {
+  const out = new Float64Array(row.length);
+  for (let token = 0; token < row.length; token++) out[token] = Math.log(row[token]!);
+  return out;
+}
 
 class OracleSession implements Session {
   readonly #setting: Setting;
