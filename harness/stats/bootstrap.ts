@@ -66,7 +66,8 @@ export function bcaInterval(
   const kept = uniforms.first(options.resamples * clusters);
   const more = new Random(options.seed, STREAM, KEPT / 2);
   let next = 0;
-  const draws: number[] = [];
+  const values = new Float64Array(options.resamples);
+  let finite = 0;
   const indices = new Uint32Array(clusters);
   for (let b = 0; b < options.resamples; b++) {
     for (let i = 0; i < clusters; i++) {
@@ -74,10 +75,10 @@ export function bcaInterval(
       indices[i] = Math.floor(uniform * clusters);
     }
     const value = statistic(indices);
-    if (Number.isFinite(value)) draws.push(value);
+    if (Number.isFinite(value)) values[finite++] = value;
   }
-  if (draws.length < options.resamples / 2) return null;
-  draws.sort((a, b) => a - b);
+  if (finite < options.resamples / 2) return null;
+  const draws = values.subarray(0, finite).sort();
   if (draws[0] === draws[draws.length - 1]) return { low: draws[0]!, high: draws[0]! };
 
   // Ties with the observed value count half, so a lattice statistic is not pushed to one side.
@@ -90,7 +91,7 @@ export function bcaInterval(
   const at = (p: number): number => {
     const z = bias + normalQuantile(p);
     const adjusted = normalCdf(bias + z / (1 - acceleration * z));
-    return quantileSorted(draws, Math.min(1, Math.max(0, adjusted)));
+    return quantileSorted(draws as ArrayLike<number> as number[], Math.min(1, Math.max(0, adjusted)));
   };
   const tail = (1 - options.level) / 2;
   return { low: at(tail), high: at(1 - tail) };
