@@ -24,7 +24,7 @@ const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const at = (name: string): string => path.join(ROOT, name);
 const SIMT = 'test/cpu/cuda/simt';
 
-/** Launches in these are rewritten for a host compiler. */
+/** Launches in these, and the host's clock, are rewritten. */
 const KERNELS = [
   'kernels/persistent/kernel.cu',
   'kernels/pack/pack.cu',
@@ -32,8 +32,9 @@ const KERNELS = [
   'kernels/stack.cu',
   'kernels/weights.cu',
   'kernels/program.cu',
+  'kernels/ranks.cpp',
 ];
-const STACK = [...KERNELS, 'kernels/ranks.cpp', `${SIMT}/machine.cpp`];
+const STACK = [...KERNELS, `${SIMT}/machine.cpp`];
 const ENGINE = [
   'native/cuda/stack_source.cpp',
   ...['tensors', 'load', 'model', 'decodable'].map((name) => `native/engine/${name}.cpp`),
@@ -54,7 +55,7 @@ const PROGRAMS: Record<string, string[]> = {
   simt_probe: [`${SIMT}/machine.cpp`, 'test/cpu/cuda/simt_probe.cpp'],
 };
 
-/** What a host compiler cannot read as CUDA has it. Every rule must meet something, or the kernels have changed. */
+/** What a host compiler cannot read as CUDA has it, and what must not go by the clock of the machine. Every rule must meet something, or the kernels have changed. */
 const RULES: readonly [file: string, from: RegExp, to: string][] = [
   [
     'kernels/persistent/kernel.cu',
@@ -77,6 +78,7 @@ const RULES: readonly [file: string, from: RegExp, to: string][] = [
     /stack_kernel<<<(.*?)>>>\((Launch\{.*?\})\);/s,
     'simt_launch([launch = $2] { stack_kernel(launch); }, $1);',
   ],
+  ['kernels/ranks.cpp', /using Clock = std::chrono::steady_clock;/, 'using Clock = simt::HostClock;'],
 ];
 
 function rewritten(name: string): string {

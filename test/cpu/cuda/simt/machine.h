@@ -5,6 +5,9 @@
 // do not exist here, and tensor cores add exactly.
 #pragma once
 
+#include <time.h>
+
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -33,6 +36,20 @@ void finish_all();
 // A bounded number of steps; whether the stream is empty by then.
 bool step(Stream stream);
 bool failed();
+// In the place of the host's clock: the time that this process had. A simulated round takes seconds, and nobody's patience may end because the machine had much
+// else to do.
+struct HostClock {
+  using duration = std::chrono::nanoseconds;
+  using rep = duration::rep;
+  using period = duration::period;
+  using time_point = std::chrono::time_point<HostClock>;
+  static constexpr bool is_steady = true;
+  static time_point now() {
+    timespec had;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &had);
+    return time_point(std::chrono::seconds(had.tv_sec) + std::chrono::nanoseconds(had.tv_nsec));
+  }
+};
 
 // --- for a kernel
 
