@@ -304,7 +304,7 @@ export function eosIdsOf(value: number | number[] | null | undefined, vocab: num
 const generationSchema = z.looseObject({ eos_token_id: optional(tokenIds) });
 
 /** eos ids of generation_config.json, or null if it names none. */
-export function parseGenerationConfig(json: unknown, vocab: number, label = 'generation_config.json'): number[] | null {
+export function parseGenerationConfig(json: unknown, vocab: number, label: string): number[] | null {
   const { eos_token_id: value } = parseWith(generationSchema, json, label);
   return value == null ? null : eosIdsOf(value, vocab, label);
 }

@@ -29,10 +29,11 @@ const MAX_CONFIG_BYTES = 16_000_000;
 
 /** Opens a checkpoint of the family in the published layout. Throws InputError. */
 export async function openCheckpoint(directory: string): Promise<Checkpoint> {
-  await requireDirectory(directory);
-  const config = parseConfig(await readJson(directory, 'config.json'));
-  const { tensors, files } = await readShards(directory, '');
-  const formats = checkTargetLayout(config, tensors);
+  await requireCheckpoint(directory);
+  const configFile = path.join(directory, 'config.json');
+  const config = parseConfig(await readJson(configFile), configFile);
+  const { tensors, files } = await readShards(directory);
+  const formats = checkTargetLayout(config, tensors, directory);
   const draft = await readDraft(directory, config);
   return {
     directory,
@@ -80,19 +81,23 @@ export function describeNumerics(checkpoint: Checkpoint, activations: 'fp8' | 'b
   };
 }
 
-async function requireDirectory(directory: string): Promise<void> {
+/** Refuses a folder that cannot be a checkpoint, before anything is read or any engine asked for. Throws InputError. */
+export async function requireCheckpoint(directory: string): Promise<void> {
+  const expected = 'a checkpoint is a folder with config.json and safetensors files';
   const status = await stat(directory).catch(() => null);
-  if (status === null) throw new InputError(`checkpoint ${quote(directory)}: not found`);
-  if (!status.isDirectory()) throw new InputError(`checkpoint ${quote(directory)}: not a directory`);
+  if (status === null) throw new InputError(`checkpoint ${quote(directory)}: not found; ${expected}`);
+  if (!status.isDirectory()) throw new InputError(`checkpoint ${quote(directory)}: not a directory; ${expected}`);
+  const config = path.join(directory, 'config.json');
+  if ((await stat(config).catch(() => null)) === null) throw new InputError(`${config}: not found; ${expected}`);
 }
 
-async function readJson(directory: string, name: string): Promise<unknown> {
-  return parseJson(await readWhole(path.join(directory, name), name, MAX_CONFIG_BYTES), name);
+async function readJson(file: string): Promise<unknown> {
+  return parseJson(await readWhole(file, MAX_CONFIG_BYTES), file);
 }
 
 /** generation_config.json decides where it names any, as in the published serving stacks; else config.json. */
 async function readEosIds(directory: string, vocab: number, fromConfig: readonly number[]): Promise<readonly number[]> {
-  const name = 'generation_config.json';
-  if (!(await fileExists(path.join(directory, name)))) return fromConfig;
-  return parseGenerationConfig(await readJson(directory, name), vocab) ?? fromConfig;
+  const file = path.join(directory, 'generation_config.json');
+  if (!(await fileExists(file))) return fromConfig;
+  return parseGenerationConfig(await readJson(file), vocab, file) ?? fromConfig;
 }

@@ -53,6 +53,7 @@ describe('broken on purpose', () => {
     await cp(good, directory, { recursive: true });
     await corruption.apply(directory);
     const opened = await failure(() => openCheckpoint(directory));
+    if (!corruption.inValues) expect((opened as Error).message).toContain(directory);
     if (corruption.inValues) {
       expect(opened).toBeNull();
       expectOneLine(await failure(() => CpuModel.load(directory)), corruption.mentions);
@@ -70,4 +71,11 @@ describe('broken on purpose', () => {
 test('a directory that does not exist, and a file in its place', async () => {
   expectOneLine(await failure(() => openCheckpoint(path.join(root, 'nowhere'))), /nowhere.*not found/);
   expectOneLine(await failure(() => openCheckpoint(path.join(good, 'config.json'))), /config\.json.*not a directory/);
+});
+
+test('a folder that is no checkpoint: the whole path, and what was expected', async () => {
+  const message = await failure(() => openCheckpoint(root));
+  expectOneLine(message, /not found; a checkpoint is a folder with config\.json and safetensors files$/);
+  expect(String(message)).toContain(path.join(root, 'config.json'));
+  expectOneLine(await failure(() => openCheckpoint(path.join(good, 'dflash'))), /dflash\/config\.json: architecture/);
 });
