@@ -42,6 +42,9 @@ describe('one line, exit code', () => {
     [2, ['check', nowhere], /x: no such folder$/],
     [2, ['check', text], /text is not a run directory: it is a file$/],
     [2, ['report', 'results/node'], /name one of the \d+ runs in it, for instance results\/node\/2/],
+    [2, ['report', AUDIT, '--out', scratch], /it exists already; name a new folder$/],
+    [2, ['report', AUDIT, '--out', 'results/copy'], /results\/ takes runs by `kilotoken publish` alone$/],
+    [2, ['report', scratch, '--out', nowhere], /holds no run: there is no manifest\.json$/],
     [2, ['bench', 'kernels', '--from', 'package.json'], /^error: package\.json: no kernel bench: schema: /],
     [2, ['publish', 'package.json'], /package\.json: no kernel bench: schema: /],
   ] as [number, string[], RegExp][])('%i: %j', async (code, args, line) => {
