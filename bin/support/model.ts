@@ -18,7 +18,21 @@ const ENGINES = ['cpu', 'reference-cuda', 'stack-cuda'] as const;
 export type EngineName = (typeof ENGINES)[number];
 
 export const engineOption = (): Option =>
-  new Option('--engine <engine>', 'where the target runs (docs/gpu.md)').choices(ENGINES).default('cpu');
+  new Option('--engine <engine>', 'where the target runs (docs/gpu.md)')
+    .choices(ENGINES)
+    .default('cpu')
+    .argParser(engineNamed);
+
+/** Throws InvalidArgumentError. */
+function engineNamed(text: string): EngineName {
+  const known = ENGINES.find((name) => name === text);
+  if (known !== undefined) return known;
+  throw new InvalidArgumentError(
+    /^cmd:|\.m?js$/.test(text)
+      ? 'An engine that is a module or a process is judged by: kilotoken verify --engine (docs/engines.md).'
+      : `Allowed choices are ${ENGINES.join(', ')}.`,
+  );
+}
 
 /** In the place of --checkpoint. */
 export const modelOption = (): Option =>

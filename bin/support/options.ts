@@ -1,9 +1,10 @@
 /** Option values, parsed strictly: `12abc` is not 12. Commander turns what these throw into one line and exit code 2. */
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Shard } from '../../harness/bundle/rows.ts';
 import { parseShard } from '../../harness/bundle/shards.ts';
+import { isPublished } from './published.ts';
 
 export function wholeNumber(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
@@ -36,6 +37,8 @@ export function outputFile(path: string): string {
   const folder = dirname(resolve(path));
   if (!isFolder(folder)) throw new InvalidArgumentError(`There is no folder ${folder}.`);
   if (isFolder(path)) throw new InvalidArgumentError('It is a folder, not a file.');
+  if (existsSync(path) && isPublished(path))
+    throw new InvalidArgumentError('It is published; results/ is append-only.');
   return path;
 }
 

@@ -8,10 +8,14 @@ import { kilotoken, onlyLine } from './cli.ts';
 const scratch = mkdtempSync(join(tmpdir(), 'kilotoken-wrong-'));
 const text = join(scratch, 'text');
 writeFileSync(text, 'hello');
+const steady = join(scratch, 'steady.json');
+writeFileSync(steady, '[1, 1, 1, 1, 1, 1, 1]');
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 const NODE = 'results/node/20261121T080025Z-db6d634';
 const AUDIT = 'results/20261121T045736Z-a2f080c';
+const KERNELS = 'results/bench/20261121T172213Z-1f1e3fa.json';
+const TOY = 'cmd:python3 examples/engine_toy.py';
 const NANO = ['--checkpoint', 'checkpoints/nano/fp4'];
 const nowhere = join(scratch, 'no', 'such', 'folder', 'x');
 
@@ -42,6 +46,25 @@ describe('one line, exit code', () => {
     [2, ['check', nowhere], /x: no such folder$/],
     [2, ['check', text], /text is not a run directory: it is a file$/],
     [2, ['report', 'results/node'], /name one of the \d+ runs in it, for instance results\/node\/2/],
+    [2, ['bench', 'kernels', '--from', KERNELS, '--peers', nowhere], /--peers goes with a measurement/],
+    [2, ['bench', 'kernels', '--from', KERNELS, '--json', KERNELS], /It is published; results\/ is append-only\.$/],
+    [2, ['bench', 'node', '--profile', nowhere], /--profile .*x: no such file$/],
+    [2, ['bench', 'node', '--profile', 'package.json'], /--profile profile package must be a list of 7 chances/],
+    [2, ['bench', 'node', '--profile', steady, steady], /two acceptance profiles are called "steady"; .*agent, all/],
+    [2, ['check', '--record', nowhere], /x: no such folder$/],
+    [2, ['check', '--record', KERNELS], /\.json: no such folder$/],
+    [
+      2,
+      ['check', '--record', 'results/node'],
+      /the part of a record with its node benchmarks; name the folder above it$/,
+    ],
+    [2, ['audit', '--engine', 'cmd:python3 mine.py'], /judged by: kilotoken verify --engine \(docs\/engines\.md\)\.$/],
+    [2, ['verify', '--engine', 'cmd:true', '--rule', 'match'], /--rule match: .*the one that its card states$/],
+    [
+      3,
+      ['verify', '--engine', TOY, '--baseline', 'cmd:exit 1'],
+      /the baseline cmd:exit 1 did not open: .*exit code 1$/,
+    ],
     [2, ['report', AUDIT, '--out', scratch], /it exists already; name a new folder$/],
     [2, ['report', AUDIT, '--out', 'results/copy'], /results\/ takes runs by `kilotoken publish` alone$/],
     [2, ['report', scratch, '--out', nowhere], /holds no run: there is no manifest\.json$/],

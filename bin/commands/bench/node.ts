@@ -2,7 +2,6 @@
  * `kilotoken bench node`: speed of the 1.02 T shape on the GPUs of this machine, with the ablation, the sweeps, the plain reference and
  * the proof that speculation changed no token, in one bundle.
  */
-import { readFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { benchNode, type NodeBenchOptions, planNodeBench, shapeOf } from '../../../harness/bench/node/bench.ts';
@@ -14,6 +13,7 @@ import { runId } from '../../../harness/bundle/digests.ts';
 import { told, untold } from '../../../harness/bundle/provenance.ts';
 import { collectProvenance } from '../../../harness/bundle/surroundings.ts';
 import { InputError } from '../../../harness/engine.ts';
+import { jsonOf } from '../../../harness/input.ts';
 import { cudaAddonFile } from '../../../native/addon.ts';
 import { nodeMachine } from '../../../native/node.ts';
 import { EXIT } from '../../support/exit.ts';
@@ -186,11 +186,9 @@ function benchOptions(options: Options): NodeBenchOptions {
 }
 
 function profileOf(path: string): Profile {
-  let json: string;
   try {
-    json = readFileSync(path, 'utf8');
-  } catch {
-    throw new InputError(`${path} cannot be read`);
+    return profileFromJson(jsonOf(path), basename(path, '.json'));
+  } catch (error) {
+    throw new InputError(`--profile ${(error as Error).message}`);
   }
-  return profileFromJson(json, basename(path, '.json'));
 }
