@@ -211,7 +211,7 @@ export function cellName(row: NodeCellRow): string {
   if (row.group === 'block') return speculation;
   if (row.group === 'gpus') return `${row.gpus} GPU${row.gpus === 1 ? '' : 's'}, ${speculation}`;
   if (row.group === 'routing') return `shared by ${row.sharedRouting}`;
-  return `${row.engine}, ${speculation}`;
+  return `${row.engine}, ${LAUNCHES[row.mode] ?? row.mode}, ${speculation}`;
 }
 
 const FORMATS: Readonly<Record<string, string>> = { mxfp4: 'MXFP4 experts', fp8: 'FP8 experts' };
@@ -311,18 +311,19 @@ export function collectiveTable(found: NodeCollectives): Table {
 }
 
 /** One number a row, with its unit where rows differ in it, and its labels in one note. */
-export function comparisonTable(rows: readonly NodeComparison[], corner: string): Table {
+/** @param figure heads the column of numbers, and the legend names them so */
+export function comparisonTable(rows: readonly NodeComparison[], figure: string): Table {
   const legend = new Legend();
   const units = distinct(rows.flatMap(({ figure: one }) => (one.state === 'measured' ? [one.unit] : [])));
   const cellOf = ({ labels, figure: one }: NodeComparison): DraftCell => {
-    legend.add(corner, one);
+    legend.add(figure, one);
     const cell = measuredCell(one);
     if (one.state !== 'measured') return { ...cell, warnings: [] };
     const text = units.length > 1 && one.unit !== '' ? `${cell.text} ${one.unit}` : cell.text;
     return { ...cell, text, warnings: labels.length > 0 ? [labels.join('; ')] : [] };
   };
   const groups = [{ title: '', rows: rows.map((row) => ({ head: row.name, sub: row.formula, cells: [cellOf(row)] })) }];
-  return finish({ corner, columns: [''], legend: legend.lines(), groups });
+  return finish({ corner: 'what, and by which formula', columns: [figure], legend: legend.lines(), groups });
 }
 
 /** Targets over all reports: what 8 GPUs gave, and apart from it what fewer gave, with the bundle that it stands in. */

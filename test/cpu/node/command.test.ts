@@ -167,7 +167,7 @@ describe('bench node', () => {
     ['three GPUs', {}, ['--gpus', '3'], 2, /1, 2, 4 or 8 GPUs/],
     ['three GPUs where there is none', { gpus: 0 }, ['--gpus', '3'], 2, /1, 2, 4 or 8 GPUs/],
     ['an unknown shape', {}, ['--shape', 'flash'], 2, /there is no shape "flash"/],
-    ['a broken profile', {}, ['--profile', 'package.json'], 2, /profile package must be 7 chances/],
+    ['a broken profile', {}, ['--profile', 'package.json'], 2, /--profile profile package must be a list of 7 chances/],
   ] as [string, FakeOptions, string[], number, RegExp][])('%s', async (_, fake, args, code, text) => {
     await withFolder(async (folder) => {
       const only = ['--only', 'headline', 'lossless'];
