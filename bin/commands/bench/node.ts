@@ -41,6 +41,10 @@ interface Options {
   readonly json?: boolean;
 }
 
+/** Beyond what a budget of a day holds: a slip of the key is told before it is planned. */
+const MOST_TOKENS = 1_000_000;
+const MOST_REPEATS = 1000;
+
 /** What a test replaces: the machine, the files of the engines that provenance lists, the monotonic clock in nanoseconds. */
 export interface NodeCommandParts {
   readonly machine: () => NodeMachine;
@@ -77,11 +81,16 @@ export function benchNodeCommand(bench: Command, parts: NodeCommandParts = NATIV
     .option(
       '--lossless-tokens <n>',
       'tokens of the losslessness test; fewer are labelled',
-      wholeNumber(16),
+      wholeNumber(16, MOST_TOKENS),
       NODE_DEFAULTS.losslessTokens,
     )
-    .option('--repeats <n>', 'timed generations of a headline or ablation cell', count, NODE_DEFAULTS.repeats)
-    .option('--tokens <n>', 'tokens of a headline generation; sweeps have half as many', wholeNumber(64))
+    .option(
+      '--repeats <n>',
+      'timed generations of a headline or ablation cell',
+      wholeNumber(1, MOST_REPEATS),
+      NODE_DEFAULTS.repeats,
+    )
+    .option('--tokens <n>', 'tokens of a headline generation; sweeps have half as many', wholeNumber(64, MOST_TOKENS))
     .option(
       '--profile <file...>',
       'acceptance profiles besides the built-in ones: JSON, 7 conditional chances',
