@@ -341,7 +341,7 @@ export function targetTable(reports: readonly NodeReport[]): Table {
             ? wordCell('not yet measured', 'not yet measured on 8 x H200 with all 70 layers')
             : { ...measuredCell(target.figure), notes: [[...here.labels, placeOf(here.report)].join('; ')] },
           wordCell(target.outcome),
-          elsewhere === null ? wordCell('not yet measured') : standCell(elsewhere, legend),
+          elsewhere === null ? wordCell('not yet measured') : standCell(target.id, elsewhere, legend),
         ],
       })),
     },
@@ -354,10 +354,11 @@ export function targetTable(reports: readonly NodeReport[]): Table {
   });
 }
 
-function standCell({ figure, labels, size, report }: Stand, legend: Legend): DraftCell {
+/** What a target asks is cut to the stated acceptance; what stands beside it is not. */
+function standCell(id: NodeTarget['id'], { figure, labels, size, report }: Stand, legend: Legend): DraftCell {
   legend.add('on fewer GPUs or layers', figure);
   const cell = measuredCell(figure);
-  const speed = figure.state === 'measured' && figure.unit === 'tokens/s';
+  const speed = figure.state === 'measured' && (figure.unit === 'tokens/s' || id === 'reference');
   const stands = [...labels, ...(speed ? ['at the realised acceptance'] : [])].join('; ');
   return {
     ...cell,

@@ -150,6 +150,10 @@ describe('a sound machine', () => {
           expect(target(id)).toBeCloseTo(Math.min(realised, atStated), 9);
           if (atStated < realised) cut += 1;
         }
+        // So is the ratio to the reference, whose upper side is the headline here.
+        const ratio = report.comparisons.find(({ id }) => id === 'reference')!.figure as { value: number };
+        const headline = figure(report, 'headline/coding', 'tokens-per-second').value;
+        expect(target('reference')).toBeCloseTo((ratio.value * target('speed-6.30')) / headline, 9);
         expect(report.cells.flatMap(({ labels }) => labels)).not.toContain('8 of 8 GPUs');
       });
     }
