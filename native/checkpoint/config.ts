@@ -179,6 +179,8 @@ function refuseOtherArchitectures(json: unknown, label: string): void {
   if (!listed.success) throw new InputError(`${label}: no list of architectures`);
   const [name] = listed.data.architectures;
   if (!ARCHITECTURES.includes(name!)) {
+    if (name === 'DFlashDraftModel')
+      throw new InputError(`${label}: this is a draft; name the folder of its target, which holds it as dflash/`);
     throw new InputError(
       `${label}: architecture ${quote(name!)} is not supported; this engine reads ${ARCHITECTURES.join(' and ')}`,
     );

@@ -3,7 +3,7 @@
  * the files is an InputError with one line that names the file or the tensor. The data itself is not read here: values that are not
  * numbers (NaN codes and scales) are refused by the engine that decodes them.
  */
-import { stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { InputError, quote } from '../errors.ts';
 import { parseConfig, parseGenerationConfig } from './config.ts';
@@ -88,7 +88,18 @@ export async function requireCheckpoint(directory: string): Promise<void> {
   if (status === null) throw new InputError(`checkpoint ${quote(directory)}: not found; ${expected}`);
   if (!status.isDirectory()) throw new InputError(`checkpoint ${quote(directory)}: not a directory; ${expected}`);
   const config = path.join(directory, 'config.json');
-  if ((await stat(config).catch(() => null)) === null) throw new InputError(`${config}: not found; ${expected}`);
+  if ((await stat(config).catch(() => null)) !== null) return;
+  const inside = await checkpointsIn(directory);
+  const hint = inside.length === 0 ? '' : `, for instance ${inside[0]!}`;
+  throw new InputError(`${config}: not found; ${expected}${hint}`);
+}
+
+/** Folders one level below that hold a config.json: whoever named the one above them meant one of these. */
+async function checkpointsIn(directory: string): Promise<string[]> {
+  const names = await readdir(directory).catch(() => []);
+  const folders = names.sort().map((name) => path.join(directory, name));
+  const has = await Promise.all(folders.map((folder) => fileExists(path.join(folder, 'config.json'))));
+  return folders.filter((_, i) => has[i]);
 }
 
 async function readJson(file: string): Promise<unknown> {

@@ -2,7 +2,7 @@
  * Every way we know to break a checkpoint is refused with one line that names the file or the tensor, and the unbroken
  * checkpoint it starts from is accepted: the same folder, one fault apart.
  */
-import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -74,8 +74,14 @@ test('a directory that does not exist, and a file in its place', async () => {
 });
 
 test('a folder that is no checkpoint: the whole path, and what was expected', async () => {
-  const message = await failure(() => openCheckpoint(root));
+  const empty = path.join(root, 'empty');
+  await mkdir(empty);
+  const message = await failure(() => openCheckpoint(empty));
   expectOneLine(message, /not found; a checkpoint is a folder with config\.json and safetensors files$/);
-  expect(String(message)).toContain(path.join(root, 'config.json'));
-  expectOneLine(await failure(() => openCheckpoint(path.join(good, 'dflash'))), /dflash\/config\.json: architecture/);
+  expect(String(message)).toContain(path.join(empty, 'config.json'));
+  expectOneLine(await failure(() => openCheckpoint(root)), /safetensors files, for instance \S*\/good$/);
+  expectOneLine(
+    await failure(() => openCheckpoint(path.join(good, 'dflash'))),
+    /dflash\/config\.json: this is a draft; name the folder of its target/,
+  );
 });
