@@ -9,6 +9,7 @@ import { publishRun } from '../../harness/bundle/publish.ts';
 import { signBundle } from '../../harness/bundle/sign.ts';
 import { InputError } from '../../harness/engine.ts';
 import { print } from '../support/output.ts';
+import { requireUnpublished } from '../support/published.ts';
 import { ROOT } from '../support/repository.ts';
 import { readKey } from './sign.ts';
 
@@ -26,7 +27,11 @@ export function publishCommand(program: Command): void {
         print(publishKernels(directory, options.to));
         return;
       }
-      if (options.sign !== undefined) signBundle(directory, readKey(options.sign, 'private'));
+      if (options.sign !== undefined) {
+        const key = readKey(options.sign, 'private');
+        requireUnpublished(directory);
+        signBundle(directory, key);
+      }
       print(await (isNodeBundle(directory) ? publishNodeRun : publishRun)(directory, options.to));
     });
 }

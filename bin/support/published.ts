@@ -21,6 +21,12 @@ function real(path: string): string {
   return full === dirname(full) ? full : join(real(dirname(full)), basename(full));
 }
 
+/** A signature is a file of the run, so it comes before publishing. Throws InputError. */
+export function requireUnpublished(directory: string): void {
+  if (isPublished(directory))
+    throw new InputError(`${directory} is published, and results/ is append-only: sign a run before it is published`);
+}
+
 /** Refuses a published run of which `report` is not what stands there. Throws InputError. */
 export function requireSameReport(directory: string, report: object): void {
   const path = join(directory, 'report.json');

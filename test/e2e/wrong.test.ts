@@ -1,4 +1,5 @@
 /** Calls that cannot work, from outside: one line that says what is wrong, the exit code of the caller's fault, and no work done first. */
+import { generateKeyPairSync } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,6 +9,8 @@ import { kilotoken, onlyLine } from './cli.ts';
 const scratch = mkdtempSync(join(tmpdir(), 'kilotoken-wrong-'));
 const text = join(scratch, 'text');
 writeFileSync(text, 'hello');
+const key = join(scratch, 'key.pem');
+writeFileSync(key, generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }));
 const steady = join(scratch, 'steady.json');
 writeFileSync(steady, '[1, 1, 1, 1, 1, 1, 1]');
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -67,6 +70,8 @@ describe('one line, exit code', () => {
       ['verify', '--engine', TOY, '--baseline', 'cmd:exit 1'],
       /the baseline cmd:exit 1 did not open: .*exit code 1$/,
     ],
+    [2, ['sign', AUDIT, '--key', key], /is published, .*: sign a run before it is published$/],
+    [2, ['publish', NODE, '--sign', key], /is published, .*: sign a run before it is published$/],
     [2, ['report', AUDIT, '--out', scratch], /it exists already; name a new folder$/],
     [2, ['report', AUDIT, '--out', 'results/copy'], /results\/ takes runs by `kilotoken publish` alone$/],
     [2, ['report', scratch, '--out', nowhere], /holds no run: there is no manifest\.json$/],
