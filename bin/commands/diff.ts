@@ -8,6 +8,9 @@ import { paint, print, printJson, table } from '../support/output.ts';
 /** Differing sessions and figures that are printed; --json has them all. */
 const SHOWN = 10;
 
+/** What a comparison has for a figure that one of the runs lacks. */
+const NOT_MEASURED = 'not measured';
+
 export function diffCommand(program: Command): void {
   program
     .command('diff')
@@ -43,8 +46,10 @@ function printDiff(diff: RunDiff): void {
   ]);
   section('Verdicts', diff.verdicts.length === 0 ? ['the same'] : diff.verdicts);
   print('');
-  print(paint('bold', `Figures that differ: ${diff.figures.length}`));
-  const rows = diff.figures
+  // Those of engines of other names have nothing to be compared with, and would fill the page.
+  const compared = diff.figures.filter(({ a, b }) => ![a, b].includes(NOT_MEASURED));
+  print(paint('bold', `Figures that differ: ${compared.length}`));
+  const rows = compared
     .slice(0, SHOWN)
     .map(({ figure, a, b, overlap }) => [
       figure,
@@ -53,7 +58,9 @@ function printDiff(diff: RunDiff): void {
       overlap === null ? '' : overlap ? 'intervals overlap' : paint('yellow', 'intervals do not overlap'),
     ]);
   if (rows.length > 0) print(table([['figure', 'A', 'B', ''], ...rows]));
-  if (diff.figures.length > SHOWN) print(`and ${diff.figures.length - SHOWN} more (--json)`);
+  if (compared.length > SHOWN) print(`and ${compared.length - SHOWN} more (--json)`);
+  const single = diff.figures.length - compared.length;
+  if (single > 0) print(`Measured in one run alone, or of engines of other names: ${single} (--json)`);
 }
 
 function section(title: string, lines: readonly string[]): void {
