@@ -326,13 +326,18 @@ export function comparisonTable(rows: readonly NodeComparison[], figure: string)
   return finish({ corner: 'what, and by which formula', columns: [figure], legend: legend.lines(), groups });
 }
 
-/** Targets over all reports: what 8 GPUs gave, and apart from it what fewer gave, with the bundle that it stands in. */
+/**
+ * Targets over all reports: what 8 GPUs gave, and apart from it what fewer gave, with the bundle that it stands in. Before anything ran
+ * on 8 there are no outcomes, and no column for them.
+ */
 export function targetTable(reports: readonly NodeReport[]): Table {
   const legend = new Legend();
+  const rows = targetsOf(reports);
+  const decided = rows.some(({ measured: here }) => here !== null);
   const groups = [
     {
       title: '',
-      rows: targetsOf(reports).map(({ target, measured: here, elsewhere }) => ({
+      rows: rows.map(({ target, measured: here, elsewhere }) => ({
         head: target.unit === '' || target.unit === 'x' ? target.name : `${target.name}, ${target.unit}`,
         cells: [
           plainCell(target.must, String(target.must)),
@@ -340,7 +345,7 @@ export function targetTable(reports: readonly NodeReport[]): Table {
           here === null
             ? wordCell('not yet measured', 'not yet measured on 8 x H200 with all 70 layers')
             : { ...measuredCell(target.figure), notes: [[...here.labels, placeOf(here.report)].join('; ')] },
-          wordCell(target.outcome),
+          ...(decided ? [wordCell(target.outcome)] : []),
           elsewhere === null ? wordCell('not yet measured') : standCell(target.id, elsewhere, legend),
         ],
       })),
@@ -348,7 +353,7 @@ export function targetTable(reports: readonly NodeReport[]): Table {
   ];
   return finish({
     corner: 'on 8 H200, batch 1, 4K context, independent routing',
-    columns: ['must', 'aim', '8 H200', 'outcome', 'on fewer GPUs or layers: no outcome'],
+    columns: ['must', 'aim', '8 H200', ...(decided ? ['outcome'] : []), 'on fewer GPUs or layers: no outcome'],
     legend: ['Targets were set before anything was measured.', ...legend.lines()],
     groups,
   });
