@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { type Alternatives, diffRuns, type RunDiff } from '../../harness/bundle/diff.ts';
 import { readRun } from '../../harness/bundle/reader.ts';
 import { EXIT } from '../support/exit.ts';
+import { runDirectory } from '../support/options.ts';
 import { paint, print, printJson, table } from '../support/output.ts';
 
 /** Differing sessions and figures that are printed; --json has them all. */
@@ -14,8 +15,8 @@ const NOT_MEASURED = 'not measured';
 export function diffCommand(program: Command): void {
   program
     .command('diff')
-    .argument('<a>', 'a run directory')
-    .argument('<b>', 'another')
+    .argument('<a>', 'a run directory', runDirectory)
+    .argument('<b>', 'another', runDirectory)
     .description(
       'compare two runs: conditions, tokens, verdicts, figures; exit 0 when tokens and verdicts are the same, else 1',
     )

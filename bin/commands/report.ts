@@ -4,6 +4,7 @@ import { judgeDirectory, reportOf } from '../../harness/audit.ts';
 import { judgeNodeDirectory, nodeReportOf } from '../../harness/bench/node/bench.ts';
 import { isNodeBundle } from '../../harness/bench/node/reader.ts';
 import { exitCodeOf } from '../../harness/report/build.ts';
+import { runDirectory } from '../support/options.ts';
 import { note, print, printJson } from '../support/output.ts';
 import { buildPage } from '../support/page.ts';
 import { copyRun, isPublished, requireSameReport } from '../support/published.ts';
@@ -19,7 +20,7 @@ interface Options {
 export function reportCommand(program: Command): void {
   program
     .command('report')
-    .argument('<rundir>', 'a directory that an audit or a node benchmark wrote')
+    .argument('<rundir>', 'a directory that an audit or a node benchmark wrote', runDirectory)
     .description('rebuild verdicts, report and (of an audit) page of a run from its rows')
     .option('--out <dir>', 'judge a copy of the run in a new folder, for instance of a published one')
     .option('--json', 'print the report as one JSON document')

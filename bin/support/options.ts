@@ -2,6 +2,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
+import { requirePlainFiles } from '../../harness/bundle/plain-files.ts';
 import type { Shard } from '../../harness/bundle/rows.ts';
 import { parseShard } from '../../harness/bundle/shards.ts';
 import { isPublished } from './published.ts';
@@ -25,6 +26,12 @@ export function realNumber(least: number, most: number, open = false): (text: st
     }
     return value;
   };
+}
+
+/** A run that somebody handed over: nothing of it is opened before it is seen to be files. Throws InputError. */
+export function runDirectory(path: string): string {
+  requirePlainFiles(path);
+  return path;
 }
 
 /** The values of an option that may be given several, each read by `one`. */

@@ -5,6 +5,7 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type CheckResult, checkBundle } from '../bundle/check/check.ts';
+import { requirePlainFiles } from '../bundle/plain-files.ts';
 import { InputError } from '../engine.ts';
 import { jsonOf } from '../input.ts';
 import { checkBenchKernels, readBenchKernels } from './kernels-check.ts';
@@ -58,6 +59,7 @@ export async function checkEntry(
       const findings = checkBenchKernels(readBenchKernels(jsonOf(full)));
       return { path, kind, outcome: findings.length === 0 ? 'intact' : 'different', findings };
     }
+    requirePlainFiles(full);
     const check = kind === 'audit' ? checkBundle : checkNodeBundle;
     const { outcome, findings } = await check(full, { publicKey: null, build: null });
     const said = findings.filter(({ level }) => level !== 'note');

@@ -1,6 +1,6 @@
 /** Calls that cannot work, from outside: one line that says what is wrong, the exit code of the caller's fault, and no work done first. */
 import { generateKeyPairSync } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -11,6 +11,10 @@ const text = join(scratch, 'text');
 writeFileSync(text, 'hello');
 const key = join(scratch, 'key.pem');
 writeFileSync(key, generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }));
+const [endless, odd] = [join(scratch, 'endless'), join(scratch, 'odd')];
+mkdirSync(endless);
+symlinkSync('/dev/zero', join(endless, 'report.json'));
+mkdirSync(join(odd, 'manifest.json'), { recursive: true });
 const steady = join(scratch, 'steady.json');
 writeFileSync(steady, '[1, 1, 1, 1, 1, 1, 1]');
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -70,6 +74,10 @@ describe('one line, exit code', () => {
       ['verify', '--engine', TOY, '--baseline', 'cmd:exit 1'],
       /the baseline cmd:exit 1 did not open: .*exit code 1$/,
     ],
+    // What would not end, or cannot be read, is not opened.
+    [2, ['check', endless], /endless\/report\.json: is a device or a pipe, not a file$/],
+    [2, ['diff', AUDIT, endless], /endless\/report\.json: is a device or a pipe, not a file$/],
+    [2, ['merge', nowhere, odd, endless], /odd\/manifest\.json: is a folder, not a file$/],
     [2, ['sign', AUDIT, '--key', key], /is published, .*: sign a run before it is published$/],
     [2, ['publish', NODE, '--sign', key], /is published, .*: sign a run before it is published$/],
     [2, ['report', AUDIT, '--out', scratch], /it exists already; name a new folder$/],
