@@ -58,6 +58,7 @@ describe('one line, exit code', () => {
     [2, ['bench', 'node', '--profile', nowhere], /--profile .*x: no such file$/],
     [2, ['bench', 'node', '--profile', 'package.json'], /--profile profile package must be a list of 7 chances/],
     [2, ['bench', 'node', '--profile', steady, steady], /two acceptance profiles are called "steady"; .*agent, all/],
+    [2, ['bench', 'node', '--only', 'headline', 'sweep'], /There is no group "sweep"; there are headline, lossless, /],
     [2, ['bench', 'node', '--repeats', '1000000'], /It must be a whole number, 1 to 1000\.$/],
     [2, ['bench', 'node', '--lossless-tokens', '99999999999'], /It must be a whole number, 16 to 1000000\.$/],
     [2, ['check', '--record', nowhere], /x: no such folder$/],

@@ -3,7 +3,7 @@
  * the proof that speculation changed no token, in one bundle.
  */
 import { basename, resolve } from 'node:path';
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { benchNode, type NodeBenchOptions, planNodeBench, shapeOf } from '../../../harness/bench/node/bench.ts';
 import type { NodeMachine } from '../../../harness/bench/node/machine.ts';
 import { checkNodeUsage, GROUPS, type Group, NODE_DEFAULTS } from '../../../harness/bench/node/plan.ts';
@@ -77,7 +77,7 @@ export function benchNodeCommand(bench: Command, parts: NodeCommandParts = NATIV
       realNumber(0, 1440, true),
       NODE_DEFAULTS.budgetSeconds / 60,
     )
-    .addOption(new Option('--only <group...>', 'only these groups of cells').choices([...GROUPS]))
+    .addOption(new Option('--only <group...>', 'only these groups of cells').choices([...GROUPS]).argParser(groupsOf))
     .option(
       '--lossless-tokens <n>',
       'tokens of the losslessness test; fewer are labelled',
@@ -192,6 +192,17 @@ function benchOptions(options: Options): NodeBenchOptions {
           },
     profiles: [...PROFILES, ...(options.profile ?? []).map(profileOf)],
   };
+}
+
+/** Groups by name, with blanks or commas between them. Throws InvalidArgumentError. */
+function groupsOf(text: string, before: readonly Group[] = []): Group[] {
+  const groups = text.split(',').map((name) => {
+    const group = GROUPS.find((known) => known === name);
+    if (group === undefined)
+      throw new InvalidArgumentError(`There is no group "${name}"; there are ${GROUPS.join(', ')}.`);
+    return group;
+  });
+  return [...new Set([...before, ...groups])];
 }
 
 function profileOf(path: string): Profile {

@@ -63,7 +63,7 @@ describe('bench node', () => {
   it('writes a bundle that check takes, and ends with the headline', async () => {
     await withFolder(async (folder) => {
       const directory = join(folder, 'run');
-      const { code, out, err } = await bench({ gpus: 4 }, directory, '--only', 'headline', 'lossless', 'gpus');
+      const { code, out, err } = await bench({ gpus: 4 }, directory, '--only', 'headline,lossless', 'gpus', 'headline');
       expect(code, err).toBe(0);
       const lines = out.trimEnd().split('\n');
       expect(lines.at(-1)).toBe(`Bundle: ${directory}`);
