@@ -47,7 +47,10 @@ export abstract class BundleWriter {
   }
 
   /** The event behind all others; the files are closed whatever happens. What the last manifest says of time and files. */
-  protected end(event: { readonly status: string; readonly [key: string]: unknown }): { readonly seconds: number; readonly files: RunFile[] } {
+  protected end(event: { readonly status: string; readonly [key: string]: unknown }): {
+    readonly seconds: number;
+    readonly files: RunFile[];
+  } {
     const ended = this.t();
     try {
       this.event({ t_ns: ended, kind: 'run-end', ...event });
