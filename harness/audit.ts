@@ -166,9 +166,14 @@ export async function audit(input: AuditInput): Promise<AuditResult> {
   return { report, interrupted: input.signal.aborted };
 }
 
-/** Judges the rows of a run directory, writes verdicts.json and report.json beside them and seals it. Throws InputError. */
+/** Judges the rows of a run directory. Writes nothing. Throws InputError. */
+export async function reportOf(directory: string): Promise<Report> {
+  return buildReport(await readRun(directory));
+}
+
+/** The same; writes verdicts.json and report.json beside the rows and seals the directory. Throws InputError. */
 export async function judgeDirectory(directory: string): Promise<Report> {
-  const report = buildReport(await readRun(directory));
+  const report = await reportOf(directory);
   writeVerdicts(directory, verdictsOf(report));
   writeReport(directory, report);
   await sealBundle(directory);

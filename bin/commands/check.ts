@@ -11,6 +11,7 @@ import { type CheckResult, checkBundle } from '../../harness/bundle/check/check.
 import { InputError } from '../../harness/engine.ts';
 import { bytesOf } from '../../harness/input.ts';
 import { EXIT } from '../support/exit.ts';
+import { runDirectory } from '../support/options.ts';
 import { paint, print, printJson, table } from '../support/output.ts';
 import { ROOT } from '../support/repository.ts';
 import { readKey } from './sign.ts';
@@ -25,7 +26,7 @@ interface Options {
 export function checkCommand(program: Command): void {
   program
     .command('check')
-    .argument('[bundle]', 'a directory that an audit or a node benchmark wrote, complete or not')
+    .argument('[bundle]', 'a directory that an audit or a node benchmark wrote, complete or not', runDirectory)
     .description(
       'recompute every digest, verdict and figure of a run from its rows; exit 0 intact, 1 different, 4 unfinished (its verdicts may be any)',
     )

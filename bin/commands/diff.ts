@@ -3,16 +3,20 @@ import type { Command } from 'commander';
 import { type Alternatives, diffRuns, type RunDiff } from '../../harness/bundle/diff.ts';
 import { readRun } from '../../harness/bundle/reader.ts';
 import { EXIT } from '../support/exit.ts';
+import { runDirectory } from '../support/options.ts';
 import { paint, print, printJson, table } from '../support/output.ts';
 
 /** Differing sessions and figures that are printed; --json has them all. */
 const SHOWN = 10;
 
+/** What a comparison has for a figure that one of the runs lacks. */
+const NOT_MEASURED = 'not measured';
+
 export function diffCommand(program: Command): void {
   program
     .command('diff')
-    .argument('<a>', 'a run directory')
-    .argument('<b>', 'another')
+    .argument('<a>', 'a run directory', runDirectory)
+    .argument('<b>', 'another', runDirectory)
     .description(
       'compare two runs: conditions, tokens, verdicts, figures; exit 0 when tokens and verdicts are the same, else 1',
     )
@@ -43,8 +47,10 @@ function printDiff(diff: RunDiff): void {
   ]);
   section('Verdicts', diff.verdicts.length === 0 ? ['the same'] : diff.verdicts);
   print('');
-  print(paint('bold', `Figures that differ: ${diff.figures.length}`));
-  const rows = diff.figures
+  // Those of engines of other names have nothing to be compared with, and would fill the page.
+  const compared = diff.figures.filter(({ a, b }) => ![a, b].includes(NOT_MEASURED));
+  print(paint('bold', `Figures that differ: ${compared.length}`));
+  const rows = compared
     .slice(0, SHOWN)
     .map(({ figure, a, b, overlap }) => [
       figure,
@@ -53,7 +59,9 @@ function printDiff(diff: RunDiff): void {
       overlap === null ? '' : overlap ? 'intervals overlap' : paint('yellow', 'intervals do not overlap'),
     ]);
   if (rows.length > 0) print(table([['figure', 'A', 'B', ''], ...rows]));
-  if (diff.figures.length > SHOWN) print(`and ${diff.figures.length - SHOWN} more (--json)`);
+  if (compared.length > SHOWN) print(`and ${compared.length - SHOWN} more (--json)`);
+  const single = diff.figures.length - compared.length;
+  if (single > 0) print(`Measured in one run alone, or of engines of other names: ${single} (--json)`);
 }
 
 function section(title: string, lines: readonly string[]): void {

@@ -8,6 +8,7 @@ import { vllmResult } from '../../harness/bundle/export/vllm.ts';
 import { readRun } from '../../harness/bundle/reader.ts';
 import type { Arm } from '../../harness/bundle/rows.ts';
 import { InputError } from '../../harness/engine.ts';
+import { runDirectory } from '../support/options.ts';
 import { print } from '../support/output.ts';
 
 interface Options {
@@ -21,7 +22,7 @@ interface Options {
 export function exportCommand(program: Command): void {
   program
     .command('export')
-    .argument('<bundle>', 'a run directory')
+    .argument('<bundle>', 'a run directory', runDirectory)
     .description('write a run for other tools')
     .addOption(new Option('--format <format>', 'what to write').choices(['parquet', 'vllm']).makeOptionMandatory())
     .requiredOption('--out <path>', 'folder for the tables, or file for the vLLM result; must not exist')

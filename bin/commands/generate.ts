@@ -5,6 +5,7 @@ import { InputError, type Round, type VerificationRule } from '../../harness/eng
 import { jsonOf } from '../../harness/input.ts';
 import { Prompt } from '../../harness/suite/prompt.ts';
 import { loadTokenizer, type Tokenizer } from '../../harness/suite/tokenizer.ts';
+import { requireCheckpoint } from '../../native/checkpoint/index.ts';
 import type { SyntheticChoice } from '../../native/engines.ts';
 import { EXIT } from '../support/exit.ts';
 import { onInterrupt } from '../support/interrupt.ts';
@@ -80,6 +81,7 @@ async function run(options: Options): Promise<void> {
   if (options.model !== undefined && options.ids === undefined) {
     throw new InputError('pro-synthetic has no tokenizer: give its prompt with --ids');
   }
+  if (options.model === undefined) await requireCheckpoint(options.checkpoint);
   const tokenizer = options.model === undefined ? await loadTokenizer(options.checkpoint) : null;
   const ids = options.ids ?? encodePrompt(options, tokenizer!);
   const model = await loadModel(options.checkpoint, options.activations, options.engine, options.model);

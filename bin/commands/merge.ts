@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { judgeDirectory } from '../../harness/audit.ts';
 import { mergeShards } from '../../harness/bundle/merge.ts';
 import { exitCodeOf } from '../../harness/report/build.ts';
+import { listOf, runDirectory } from '../support/options.ts';
 import { print, printJson } from '../support/output.ts';
 import { printSummary } from '../support/summary.ts';
 
@@ -11,7 +12,7 @@ export function mergeCommand(program: Command): void {
   program
     .command('merge')
     .argument('<out>', 'run directory to create')
-    .argument('<shards...>', 'directories that audits with --shard i/n wrote, in any order')
+    .argument('<shards...>', 'directories that audits with --shard i/n wrote, in any order', listOf(runDirectory))
     .description(
       'join the shards of one plan into one run; refuses shards that are missing, unfinished or of other runs',
     )

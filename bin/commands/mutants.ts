@@ -3,7 +3,7 @@
  * gate alone does not see. Exit code 0 if none survived, every lossless control was kept by the law and seen by the acceptance, and the
  * layers pass what has no defect; 1 if not; 4 if nothing survived and something could not be run.
  */
-import { readdirSync, writeFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { InputError } from '../../harness/engine.ts';
@@ -16,7 +16,7 @@ import { readFixture } from '../../harness/oracle/fixture.ts';
 import { openDefectBuild } from '../support/defect-build.ts';
 import { EXIT } from '../support/exit.ts';
 import { outputFile } from '../support/options.ts';
-import { note, print, printJson, table } from '../support/output.ts';
+import { note, print, printJson, table, writeOutput } from '../support/output.ts';
 import { ROOT } from '../support/repository.ts';
 
 interface Options {
@@ -61,7 +61,7 @@ async function run(
     ...(options.only === undefined ? {} : { only: options.only }),
   });
   process.exitCode = exitCode(report);
-  if (options.out !== undefined) write(options.out, report);
+  if (options.out !== undefined) writeOutput(options.out, `${JSON.stringify(report, null, 2)}\n`);
   if (options.json) printJson(report);
   else for (const line of lines(report)) print(line);
 }
@@ -79,14 +79,6 @@ function ownFixtures(): string[] {
   const folder = join(ROOT, 'harness/fixtures');
   const names = readdirSync(folder).filter((name) => name.endsWith('.json'));
   return names.sort().map((name) => join(folder, name));
-}
-
-function write(file: string, report: MutantsReport): void {
-  try {
-    writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
-  } catch (error) {
-    throw new InputError(`cannot write ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}`);
-  }
 }
 
 /** Of the layers of a row, those with an outcome, and of each the n it took. */

@@ -1,11 +1,10 @@
 /** `kilotoken overhead`: what the harness itself adds to a round, measured here and now on an engine that does nothing. */
-import { writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { measureOverhead, OVERHEAD_LIMIT } from '../../harness/measure/overhead.ts';
 import { EXIT } from '../support/exit.ts';
 import { machine } from '../support/machine.ts';
 import { listOf, outputFile, wholeNumber } from '../support/options.ts';
-import { print, printJson, table } from '../support/output.ts';
+import { print, printJson, table, writeOutput } from '../support/output.ts';
 import { repositoryState } from '../support/repository.ts';
 
 interface Options {
@@ -32,7 +31,7 @@ export function overheadCommand(program: Command): void {
         rows.push(await measureOverhead({ sessions: options.sessions, tokens: options.tokens, blockSize }));
       }
       const result = { machine: machine(), ...repositoryState(), limit: OVERHEAD_LIMIT, rows };
-      if (options.out !== undefined) writeFileSync(options.out, `${JSON.stringify(result, null, 2)}\n`);
+      if (options.out !== undefined) writeOutput(options.out, `${JSON.stringify(result, null, 2)}\n`);
       if (options.json) printJson(result);
       else {
         print(`${result.machine.cpu}, ${result.machine.cores} cores; Node ${result.machine.node}`);

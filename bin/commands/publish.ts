@@ -8,14 +8,20 @@ import { isNodeBundle } from '../../harness/bench/node/reader.ts';
 import { publishRun } from '../../harness/bundle/publish.ts';
 import { signBundle } from '../../harness/bundle/sign.ts';
 import { InputError } from '../../harness/engine.ts';
+import { runDirectory } from '../support/options.ts';
 import { print } from '../support/output.ts';
+import { requireUnpublished } from '../support/published.ts';
 import { ROOT } from '../support/repository.ts';
 import { readKey } from './sign.ts';
 
 export function publishCommand(program: Command): void {
   program
     .command('publish')
-    .argument('<run>', 'a directory that an audit or a node benchmark wrote, or the file of `bench kernels --json`')
+    .argument(
+      '<run>',
+      'a directory that an audit or a node benchmark wrote, or the file of `bench kernels --json`',
+      runDirectory,
+    )
     .description('copy a publishable run into the record, rows compressed')
     .option('--to <dir>', 'the record', join(ROOT, 'results'))
     .option('--sign <pem>', 'sign the bundle first, with this Ed25519 private key')
@@ -26,7 +32,11 @@ export function publishCommand(program: Command): void {
         print(publishKernels(directory, options.to));
         return;
       }
-      if (options.sign !== undefined) signBundle(directory, readKey(options.sign, 'private'));
+      if (options.sign !== undefined) {
+        const key = readKey(options.sign, 'private');
+        requireUnpublished(directory);
+        signBundle(directory, key);
+      }
       print(await (isNodeBundle(directory) ? publishNodeRun : publishRun)(directory, options.to));
     });
 }

@@ -4,16 +4,20 @@ import type { Command } from 'commander';
 import { signBundle } from '../../harness/bundle/sign.ts';
 import { InputError } from '../../harness/engine.ts';
 import { bytesOf } from '../../harness/input.ts';
+import { runDirectory } from '../support/options.ts';
 import { print } from '../support/output.ts';
+import { requireUnpublished } from '../support/published.ts';
 
 export function signCommand(program: Command): void {
   program
     .command('sign')
-    .argument('<bundle>', 'a sealed run directory')
+    .argument('<bundle>', 'a sealed run directory', runDirectory)
     .requiredOption('--key <pem>', 'Ed25519 private key, as `openssl genpkey -algorithm ed25519` writes it')
     .description('sign the tree of a bundle; check it with: kilotoken check BUNDLE --public-key PEM')
     .action((bundle: string, options: { key: string }) => {
-      const { root, publicKey } = signBundle(bundle, readKey(options.key, 'private'));
+      const key = readKey(options.key, 'private');
+      requireUnpublished(bundle);
+      const { root, publicKey } = signBundle(bundle, key);
       print(`Signed ${root} with the key ${publicKey}`);
     });
 }

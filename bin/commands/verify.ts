@@ -1,5 +1,5 @@
 /** `kilotoken verify`: the gate for an engine, this repository's own or a plug-in (docs/engines.md). */
-import { appendFileSync, existsSync, writeFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { type EngineCard, InputError, type VerificationRule } from '../../harness/engine.ts';
@@ -18,7 +18,7 @@ import type { LoadedModel, SyntheticChoice } from '../../native/engines.ts';
 import { onInterrupt } from '../support/interrupt.ts';
 import { type Activations, type EngineName, loadModel, modelOption, NANO, syntheticName } from '../support/model.ts';
 import { activationsOption, outputFile, realNumber, seed, wholeNumber } from '../support/options.ts';
-import { note, print, printJson } from '../support/output.ts';
+import { note, print, printJson, writeOutput } from '../support/output.ts';
 import { ROOT } from '../support/repository.ts';
 
 /** Built-in engines, by name, and where each runs its target. */
@@ -105,6 +105,8 @@ async function run(options: Options): Promise<void> {
   // What is wrong with the files is said before anything runs.
   if (options.acceptance !== undefined) readFloor(options.acceptance, 'reject', null);
   if (options.reference !== undefined) readReference(options.reference, { weightsDigest: '', numerics: { id: '' } });
+  if (options.rule !== 'all' && isPlugin(options.engine))
+    throw new InputError(`--rule ${options.rule}: the rule of a module or a process is the one that its card states`);
   const record = recordOf(options);
   const rules = Object.hasOwn(BUILT_IN, options.engine) && options.rule === 'all' ? RULES : [options.rule];
   const { signal, restore } = onInterrupt();
@@ -160,11 +162,12 @@ async function run(options: Options): Promise<void> {
 }
 
 function report(results: readonly GateResult[], options: Options): void {
-  if (options.junit !== undefined) writeFileSync(options.junit, junit(results));
-  const summary = options.summary ?? process.env.GITHUB_STEP_SUMMARY;
-  if (summary !== undefined && summary !== '') for (const result of results) appendFileSync(summary, markdown(result));
+  // First what nothing can keep from being said.
   if (options.json) printJson(results.length === 1 ? results[0] : results);
   else for (const result of results) for (const line of plainLines(result)) print(line);
+  if (options.junit !== undefined) writeOutput(options.junit, junit(results));
+  const summary = options.summary ?? process.env.GITHUB_STEP_SUMMARY;
+  if (summary !== undefined && summary !== '') writeOutput(summary, results.map(markdown).join(''), 'append');
   // Workflow commands are read from stdout and stderr alike; stdout belongs to the result.
   if (process.env.GITHUB_ACTIONS) for (const result of results) for (const line of annotations(result)) note(line);
 }

@@ -1,9 +1,9 @@
 /** Loads a checkpoint behind the seam. The addon is loaded only when a command needs it: `doctor` must run without it. */
-import { existsSync } from 'node:fs';
 import { join, resolve, sep } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Manifest } from '../../harness/bundle/rows.ts';
 import { InputError } from '../../harness/engine.ts';
+import { requireCheckpoint } from '../../native/checkpoint/index.ts';
 import type { LoadedModel, SyntheticChoice } from '../../native/engines.ts';
 import { note } from './output.ts';
 import { ROOT } from './repository.ts';
@@ -18,7 +18,21 @@ const ENGINES = ['cpu', 'reference-cuda', 'stack-cuda'] as const;
 export type EngineName = (typeof ENGINES)[number];
 
 export const engineOption = (): Option =>
-  new Option('--engine <engine>', 'where the target runs (docs/gpu.md)').choices(ENGINES).default('cpu');
+  new Option('--engine <engine>', 'where the target runs (docs/gpu.md)')
+    .choices(ENGINES)
+    .default('cpu')
+    .argParser(engineNamed);
+
+/** Throws InvalidArgumentError. */
+function engineNamed(text: string): EngineName {
+  const known = ENGINES.find((name) => name === text);
+  if (known !== undefined) return known;
+  throw new InvalidArgumentError(
+    /^cmd:|\.m?js$/.test(text)
+      ? 'An engine that is a module or a process is judged by: kilotoken verify --engine (docs/engines.md).'
+      : `Allowed choices are ${ENGINES.join(', ')}.`,
+  );
+}
 
 /** In the place of --checkpoint. */
 export const modelOption = (): Option =>
@@ -36,9 +50,7 @@ export async function loadModel(
   if (synthetic !== undefined && engine === 'cpu') {
     throw new InputError('--model pro-synthetic is made on a GPU: choose --engine reference-cuda or stack-cuda');
   }
-  if (synthetic === undefined && !existsSync(directory)) {
-    throw new InputError(`${directory}: no such checkpoint directory`);
-  }
+  if (synthetic === undefined) await requireCheckpoint(directory);
   const what = synthetic === undefined ? directory : syntheticName(synthetic);
   const announced = setTimeout(() => note(`Loading ${what} ...`), QUIET_MS);
   const options = activations === undefined ? {} : { activations };

@@ -1,9 +1,11 @@
 /** Option values, parsed strictly: `12abc` is not 12. Commander turns what these throw into one line and exit code 2. */
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
+import { requirePlainFiles } from '../../harness/bundle/plain-files.ts';
 import type { Shard } from '../../harness/bundle/rows.ts';
 import { parseShard } from '../../harness/bundle/shards.ts';
+import { isPublished } from './published.ts';
 
 export function wholeNumber(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
@@ -26,6 +28,12 @@ export function realNumber(least: number, most: number, open = false): (text: st
   };
 }
 
+/** A run that somebody handed over: nothing of it is opened before it is seen to be files. Throws InputError. */
+export function runDirectory(path: string): string {
+  requirePlainFiles(path);
+  return path;
+}
+
 /** The values of an option that may be given several, each read by `one`. */
 export function listOf<T>(one: (text: string) => T): (text: string, before?: readonly T[]) => readonly T[] {
   return (text, before = []) => [...before, one(text)];
@@ -36,6 +44,8 @@ export function outputFile(path: string): string {
   const folder = dirname(resolve(path));
   if (!isFolder(folder)) throw new InvalidArgumentError(`There is no folder ${folder}.`);
   if (isFolder(path)) throw new InvalidArgumentError('It is a folder, not a file.');
+  if (existsSync(path) && isPublished(path))
+    throw new InvalidArgumentError('It is published; results/ is append-only.');
   return path;
 }
 

@@ -1,4 +1,6 @@
 /** Results go to stdout, everything else to stderr. Colour only for a terminal, and never against NO_COLOR. */
+import { writeFileSync } from 'node:fs';
+import { onDisk } from '../../harness/bundle/disk.ts';
 
 export function print(line: string): void {
   process.stdout.write(`${line}\n`);
@@ -6,6 +8,11 @@ export function print(line: string): void {
 
 export function note(line: string): void {
   process.stderr.write(`${line}\n`);
+}
+
+/** A file that the caller asked for, after the work. Throws EnvironmentError, one line. */
+export function writeOutput(path: string, text: string, how: 'whole' | 'append' = 'whole'): void {
+  onDisk(path, () => writeFileSync(path, text, { flag: how === 'whole' ? 'w' : 'a' }));
 }
 
 export function printJson(value: unknown): void {

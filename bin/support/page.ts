@@ -5,6 +5,9 @@ import { join, resolve } from 'node:path';
 import { EnvironmentError } from '../../harness/engine.ts';
 import { ROOT } from './repository.ts';
 
+/** The page of a run, inside its directory. */
+export const PAGE_FOLDER = 'page';
+
 /** False in a bundle, which has no site. */
 export function hasPageBuilder(): boolean {
   return existsSync(join(ROOT, 'site'));
@@ -15,7 +18,7 @@ export async function buildPage(directory: string): Promise<string> {
   const astro = join(ROOT, 'node_modules/astro/astro.js');
   if (!existsSync(astro)) throw new EnvironmentError('the page builder is not installed; run: npm run setup');
   const run = resolve(directory);
-  const child = spawn(process.execPath, [astro, 'build', '--root', 'site', '--outDir', join(run, 'page')], {
+  const child = spawn(process.execPath, [astro, 'build', '--root', 'site', '--outDir', join(run, PAGE_FOLDER)], {
     cwd: ROOT,
     env: { ...process.env, KILOTOKEN_REPORT: join(run, 'report.json'), ASTRO_TELEMETRY_DISABLED: '1', NO_COLOR: '1' },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -30,7 +33,7 @@ export async function buildPage(directory: string): Promise<string> {
     child.once('error', fail);
     child.once('close', done);
   });
-  const page = join(run, 'page', 'index.html');
+  const page = join(run, PAGE_FOLDER, 'index.html');
   if (code !== 0 || !existsSync(page)) {
     const lines = said.split('\n').filter((line) => line.trim() !== '');
     const reason = lines.find((line) => /error/i.test(line)) ?? lines.at(-1) ?? `exit code ${code}`;

@@ -2,15 +2,17 @@
  * The whole record judged again: audits, node benchmarks and kernel benches of a folder such as results/, each from its raw rows alone.
  * What else lies there (tables of mutants, calibration, logs) has no rows and is not judged.
  */
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type CheckResult, checkBundle } from '../bundle/check/check.ts';
+import { requirePlainFiles } from '../bundle/plain-files.ts';
 import { InputError } from '../engine.ts';
 import { jsonOf } from '../input.ts';
 import { checkBenchKernels, readBenchKernels } from './kernels-check.ts';
 import { KERNELS_RECORD } from './kernels-publish.ts';
 import { checkNodeBundle } from './node/check.ts';
 import { NODE_RECORD } from './node/publish.ts';
+import { isNodeBundle } from './node/reader.ts';
 
 export interface RecordEntry {
   /** Within the record. */
@@ -23,6 +25,7 @@ export interface RecordEntry {
 
 /** What the record holds, in order of kind and name. Throws InputError where there is nothing. */
 export function entriesOf(record: string): Pick<RecordEntry, 'path' | 'kind'>[] {
+  if (!statSync(record, { throwIfNoEntry: false })?.isDirectory()) throw new InputError(`${record}: no such folder`);
   const bundles = (folder: string): string[] =>
     names(join(record, folder))
       // One whose manifest is gone is no less a part of the record.
@@ -36,6 +39,8 @@ export function entriesOf(record: string): Pick<RecordEntry, 'path' | 'kind'>[] 
       .map((name) => ({ path: join(KERNELS_RECORD, name), kind: 'kernel bench' as const })),
   ];
   if (found.length === 0) throw new InputError(`${record} holds no published run`);
+  if (found.some(({ path, kind }) => kind === 'audit' && isNodeBundle(join(record, path))))
+    throw new InputError(`${record} is the part of a record with its node benchmarks; name the folder above it`);
   return found;
 }
 
@@ -54,6 +59,7 @@ export async function checkEntry(
       const findings = checkBenchKernels(readBenchKernels(jsonOf(full)));
       return { path, kind, outcome: findings.length === 0 ? 'intact' : 'different', findings };
     }
+    requirePlainFiles(full);
     const check = kind === 'audit' ? checkBundle : checkNodeBundle;
     const { outcome, findings } = await check(full, { publicKey: null, build: null });
     const said = findings.filter(({ level }) => level !== 'note');

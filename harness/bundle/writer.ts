@@ -1,16 +1,14 @@
 /**
- * Writes a run directory. The plan and the manifest are there before the first row; rows are batched, compressed and appended
- * (row-file.ts) in an order in which a reader never meets a round of an unknown session. The tree over everything is written
- * when the verdicts are (tree.ts).
+ * Writes a run directory. Rows are batched, compressed and appended (row-file.ts) in an order in which a reader never meets a round of an
+ * unknown session. The tree over everything is written when the verdicts are (tree.ts).
  */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { z } from 'zod';
-import { InputError } from '../engine.ts';
 import { Report } from '../report/schema.ts';
 import { canonicalJson } from '../suite/canonical.ts';
+import { BundleWriter } from './bundle-writer.ts';
 import { headDigest } from './digests.ts';
-import { makeFolder, writeDocument, writeWhole } from './disk.ts';
+import { writeDocument, writeWhole } from './disk.ts';
 import type { Provenance } from './provenance.ts';
 import { RowFileSet } from './row-file-set.ts';
 import {
@@ -57,51 +55,33 @@ export type ManifestHead = Omit<CurrentManifest, 'schema' | 'status' | 'seconds'
 /** A manifest of this schema with its plan. */
 export type CurrentManifest = Manifest & { readonly provenance: Provenance; readonly promptsDigest: string };
 
-export class RunWriter {
-  readonly directory: string;
+export class RunWriter extends BundleWriter {
   readonly #head: ManifestHead;
-  readonly #now: () => bigint;
-  readonly #origin: bigint;
-  readonly #files: RowFileSet<typeof ROW_SCHEMAS>;
+  protected readonly files: RowFileSet<typeof ROW_SCHEMAS>;
   readonly #counters: Record<string, EngineCounters> = {};
   readonly #engineOf = new Map<string, string>();
 
-  /**
-   * `directory` must not hold a run already. `now`: monotonic nanoseconds; its reading at this moment is 0 of every `t_ns`.
-   * `prompts` are written at once. Throws InputError or EnvironmentError with one clear line.
-   */
+  /** As of BundleWriter; `prompts` are written at once. */
   constructor(directory: string, head: ManifestHead, prompts: readonly PromptRow[], now: () => bigint) {
-    this.directory = directory;
+    super(directory, now);
     this.#head = head;
-    this.#now = now;
-    this.#origin = now();
-    if (existsSync(join(directory, 'manifest.json'))) {
-      throw new InputError(`${directory} already holds a run; choose another directory`);
-    }
-    makeFolder(directory);
     writePlan(directory, head.plan);
     const manifest = this.#writeManifest('running', 0, null, []);
-    this.#files = new RowFileSet(directory, ROW_SCHEMAS);
-    for (const row of prompts) this.#files.append('prompts.jsonl', row);
-    this.event({ t_ns: 0, kind: 'run-start', run: manifest.id, head: headDigest(manifest) });
-    this.flush();
-  }
-
-  /** Nanoseconds since the run began, of a reading of the clock (default: now). */
-  t(reading: bigint = this.#now()): number {
-    return Number(reading - this.#origin);
+    this.files = new RowFileSet(directory, ROW_SCHEMAS);
+    for (const row of prompts) this.files.append('prompts.jsonl', row);
+    this.begin(manifest.id, headDigest(manifest));
   }
 
   session(row: SessionRow): void {
     this.#engineOf.set(row.session, row.engine);
-    this.#files.append('sessions.jsonl', row);
+    this.files.append('sessions.jsonl', row);
   }
 
   round(row: RoundRow): void {
     const engine = this.#engineOf.get(row.session) ?? 'unknown';
     this.#counters[engine] ??= { rounds: 0, drafted: 0, accepted: 0, committed: 0 };
     const counters = this.#counters[engine];
-    this.#files.append('rounds.jsonl', row);
+    this.files.append('rounds.jsonl', row);
     counters.rounds += 1;
     counters.drafted += row.drafted.length;
     counters.accepted += row.accepted;
@@ -111,36 +91,25 @@ export class RunWriter {
 
   fault(row: FaultRow): void {
     this.#engineOf.delete(row.session);
-    this.#files.append('faults.jsonl', row);
+    this.files.append('faults.jsonl', row);
   }
 
   timing(row: TimingRow): void {
-    this.#files.append('timings.jsonl', row);
+    this.files.append('timings.jsonl', row);
   }
 
   telemetry(row: TelemetryRow): void {
-    this.#files.append('telemetry.jsonl', row);
+    this.files.append('telemetry.jsonl', row);
   }
 
   event(row: EventRow): void {
-    this.#files.append('events.jsonl', row);
-  }
-
-  /** Everything taken so far is on disk afterwards. */
-  flush(): void {
-    this.#files.flush();
+    this.files.append('events.jsonl', row);
   }
 
   /** The last rows, then the manifest with their digests. Call once, whatever happened. */
   finish(status: Manifest['status'], foreignCores: number | null): void {
-    const ended = this.t();
-    try {
-      this.event({ t_ns: ended, kind: 'run-end', status, counters: this.#counters });
-      this.flush();
-    } finally {
-      this.#files.close();
-    }
-    this.#writeManifest(status, ended / 1e9, foreignCores, this.#files.describe());
+    const { seconds, files } = this.end({ status, counters: this.#counters });
+    this.#writeManifest(status, seconds, foreignCores, files);
   }
 
   #writeManifest(status: Manifest['status'], seconds: number, foreignCores: number | null, files: RunFile[]): Manifest {

@@ -215,9 +215,14 @@ const keep = (engine) => {
   const { card, generator, openToy, tapes } = engine;
   return { engine: handles, card, generator, toys: typeof openToy === 'function', tapes: tapes === true };
 };
+const kinds = { InputError: 'input', EnvironmentError: 'environment' };
 const verbs = {
   async open_engine({ blockSize }) {
-    const module = await import(workerData.url);
+    const module = await import(workerData.url).catch((error) => {
+      if (kinds[error?.name] !== undefined) throw error;
+      const where = error instanceof SyntaxError ? ' (node --check shows the line)' : '';
+      throw new Error('the module cannot be loaded: ' + error + where);
+    });
     const made = module.createEngine ?? module.default;
     if (made === undefined || made === null) throw new Error('the module exports neither createEngine nor a default');
     const options = blockSize === undefined ? {} : { blockSize };
@@ -257,7 +262,6 @@ parentPort.on('message', async ({ id, verb, ...parameters }) => {
     const result = await verbs[verb](parameters);
     parentPort.postMessage({ id, result: result === undefined ? null : result });
   } catch (error) {
-    const kinds = { InputError: 'input', EnvironmentError: 'environment' };
     parentPort.postMessage({ id, error: { kind: kinds[error?.name] ?? 'fault', message: String(error?.message ?? error) } });
   }
 });

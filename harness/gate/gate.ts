@@ -2,7 +2,7 @@
  * One gate run: open the engine and its plain mode, check the interface, check losslessness, conclude. Whatever the engine
  * does ends in a check with a name; only a fault of the machine or of the caller is an error.
  */
-import type { Decoding, Engine, EngineCard } from '../engine.ts';
+import { type Decoding, type Engine, type EngineCard, EnvironmentError } from '../engine.ts';
 import type { EngineSource } from '../engines/plugin.ts';
 import { type AcceptanceFloor, checkAcceptance, checkDrafts, type MeasuredAcceptance } from './acceptance.ts';
 import { BUDGETS, type Budget, fittedTo, type GateName } from './budget.ts';
@@ -59,6 +59,11 @@ export async function runGate(input: GateInput): Promise<GateResult> {
       ? null
       : await observer.ask('plain', 'opening plain decoding', () => plainSource.open({ blockSize: 1 }));
   try {
+    // A fault of the yardstick is none of the engine's.
+    if (engine !== null && plain === null && input.baseline !== null)
+      throw new EnvironmentError(
+        `the baseline ${input.baseline.name} did not open: ${observer.faults.at(-1)!.message}`,
+      );
     if (engine !== null && plain !== null) {
       const card = checkCard(engine, null);
       const plainCard = { ...checkCard(plain, input.baseline === null ? 1 : null), id: 'plain card' };

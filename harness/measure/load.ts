@@ -28,11 +28,12 @@ export function gpuProcesses(own: readonly number[] = [process.pid, process.ppid
   }
 }
 
-/** Lines of `pid, name`. The name's folder is dropped: it may tell who ran what where. */
+/** Lines of `pid, name`. The name's folder is dropped: it may tell who ran what where. `[No data]` and the like are nvidia-smi's for a name it cannot see. */
 export function parseComputeApps(text: string, own: readonly number[]): string[] {
   return text.split('\n').flatMap((line) => {
     const [pid, ...name] = line.split(',').map((cell) => cell.trim());
     if (!pid || !/^\d+$/.test(pid) || own.includes(Number(pid))) return [];
-    return [name.join(',').split(/[\\/]/).at(-1) || 'unknown'];
+    const called = name.join(',').split(/[\\/]/).at(-1) ?? '';
+    return [/^(\[.*\])?$/.test(called) ? 'a program without a name' : called];
   });
 }

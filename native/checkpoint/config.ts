@@ -179,6 +179,8 @@ function refuseOtherArchitectures(json: unknown, label: string): void {
   if (!listed.success) throw new InputError(`${label}: no list of architectures`);
   const [name] = listed.data.architectures;
   if (!ARCHITECTURES.includes(name!)) {
+    if (name === 'DFlashDraftModel')
+      throw new InputError(`${label}: this is a draft; name the folder of its target, which holds it as dflash/`);
     throw new InputError(
       `${label}: architecture ${quote(name!)} is not supported; this engine reads ${ARCHITECTURES.join(' and ')}`,
     );
@@ -304,7 +306,7 @@ export function eosIdsOf(value: number | number[] | null | undefined, vocab: num
 const generationSchema = z.looseObject({ eos_token_id: optional(tokenIds) });
 
 /** eos ids of generation_config.json, or null if it names none. */
-export function parseGenerationConfig(json: unknown, vocab: number, label = 'generation_config.json'): number[] | null {
+export function parseGenerationConfig(json: unknown, vocab: number, label: string): number[] | null {
   const { eos_token_id: value } = parseWith(generationSchema, json, label);
   return value == null ? null : eosIdsOf(value, vocab, label);
 }

@@ -3,7 +3,6 @@
  * `cat shard1 shard2 | sha256sum` gives the same). Streams; a file is never held whole.
  */
 import { createHash } from 'node:crypto';
-import path from 'node:path';
 import { InputError } from '../errors.ts';
 import { withFile } from './files.ts';
 
@@ -13,12 +12,11 @@ export async function digestFiles(files: readonly string[]): Promise<string> {
   const hash = createHash('sha256');
   const buffer = Buffer.allocUnsafe(CHUNK_BYTES);
   for (const file of files) {
-    const label = path.basename(file);
-    await withFile(file, label, async (handle, size) => {
+    await withFile(file, async (handle, size) => {
       let position = 0;
       while (position < size) {
         const { bytesRead } = await handle.read(buffer, 0, CHUNK_BYTES, position);
-        if (bytesRead === 0) throw new InputError(`${label}: truncated while it was read`);
+        if (bytesRead === 0) throw new InputError(`${file}: truncated while it was read`);
         hash.update(buffer.subarray(0, bytesRead));
         position += bytesRead;
       }

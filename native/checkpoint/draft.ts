@@ -12,7 +12,7 @@ import { parseJson, readWhole } from './files.ts';
 import { LayoutCheck } from './layout.ts';
 import { readShards } from './shards.ts';
 import { readMaskSidecar } from './torch_pt.ts';
-import type { DraftPlan, TensorMap } from './types.ts';
+import type { DraftPlan } from './types.ts';
 
 const MAX_CONFIG_BYTES = 16_000_000;
 
@@ -58,19 +58,18 @@ export async function readDraft(directory: string, target: ModelConfig): Promise
   const folder = path.join(directory, 'dflash');
   const status = await stat(folder).catch(() => null);
   if (status === null) return null;
-  if (!status.isDirectory()) throw new InputError('dflash: not a folder');
-  const label = 'dflash/config.json';
-  const json = parseJson(await readWhole(path.join(folder, 'config.json'), label, MAX_CONFIG_BYTES), label);
-  const plan = parseDraftConfig(json, target, label);
-  const shards = await readShards(folder, 'dflash/');
-  checkDraftLayout(plan, target.hidden, shards.tensors);
+  if (!status.isDirectory()) throw new InputError(`${folder}: not a folder`);
+  const configFile = path.join(folder, 'config.json');
+  const json = parseJson(await readWhole(configFile, MAX_CONFIG_BYTES), configFile);
+  const plan = parseDraftConfig(json, target, configFile);
+  const shards = await readShards(folder);
+  checkDraftLayout(plan, target.hidden, new LayoutCheck(shards.tensors, folder));
 
   const sidecarFile = path.join(folder, 'mask_embedding.pt');
-  const sidecarLabel = 'dflash/mask_embedding.pt';
-  const sidecar = await readMaskSidecar(sidecarFile, sidecarLabel, target.hidden);
+  const sidecar = await readMaskSidecar(sidecarFile, target.hidden);
   if (sidecar.maskTokenId !== plan.maskTokenId) {
     throw new InputError(
-      `${sidecarLabel}: mask_token_id ${sidecar.maskTokenId}, but ${label} says ${plan.maskTokenId}`,
+      `${sidecarFile}: mask_token_id ${sidecar.maskTokenId}, but ${configFile} says ${plan.maskTokenId}`,
     );
   }
   return {
@@ -143,8 +142,7 @@ export function parseDraftConfig(json: unknown, target: ModelConfig, label: stri
   };
 }
 
-function checkDraftLayout(plan: DraftShape, hidden: number, tensors: TensorMap): void {
-  const check = new LayoutCheck(tensors, 'dflash: ');
+function checkDraftLayout(plan: DraftShape, hidden: number, check: LayoutCheck): void {
   check.plain('fc.weight', [hidden, hidden * plan.targetLayerIds.length]);
   check.plain('hidden_norm.weight', [hidden]);
   check.plain('norm.weight', [hidden]);

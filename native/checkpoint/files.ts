@@ -22,55 +22,46 @@ function reason(error: unknown): string {
 }
 
 /** Opens a regular file for reading, runs `use` and closes it. Throws InputError if it is missing or not a file. */
-export async function withFile<T>(
-  file: string,
-  label: string,
-  use: (handle: FileHandle, size: number) => Promise<T>,
-): Promise<T> {
+export async function withFile<T>(file: string, use: (handle: FileHandle, size: number) => Promise<T>): Promise<T> {
   let handle: FileHandle;
   let size: number;
   try {
     const status = await stat(file);
-    if (!status.isFile()) throw new InputError(`${label}: not a regular file`);
+    if (!status.isFile()) throw new InputError(`${file}: not a regular file`);
     size = status.size;
     handle = await open(file, 'r');
   } catch (error) {
     if (error instanceof InputError) throw error;
-    throw new InputError(`${label}: ${reason(error)}`);
+    throw new InputError(`${file}: ${reason(error)}`);
   }
   try {
     return await use(handle, size);
   } catch (error) {
     if (error instanceof InputError) throw error;
-    if ((error as NodeJS.ErrnoException).syscall !== undefined) throw new InputError(`${label}: ${reason(error)}`);
+    if ((error as NodeJS.ErrnoException).syscall !== undefined) throw new InputError(`${file}: ${reason(error)}`);
     throw error;
   } finally {
     await handle.close();
   }
 }
 
-/** Reads exactly `length` bytes at `position`; InputError if the file ends before. */
-export async function readExactly(
-  handle: FileHandle,
-  position: number,
-  length: number,
-  label: string,
-): Promise<Buffer> {
+/** Reads exactly `length` bytes at `position`; InputError naming `file` if it ends before. */
+export async function readExactly(handle: FileHandle, position: number, length: number, file: string): Promise<Buffer> {
   const buffer = Buffer.alloc(length);
   let filled = 0;
   while (filled < length) {
     const { bytesRead } = await handle.read(buffer, filled, length - filled, position + filled);
-    if (bytesRead === 0) throw new InputError(`${label}: truncated, the file ends at byte ${position + filled}`);
+    if (bytesRead === 0) throw new InputError(`${file}: truncated, the file ends at byte ${position + filled}`);
     filled += bytesRead;
   }
   return buffer;
 }
 
-export async function readWhole(file: string, label: string, maxBytes: number): Promise<Buffer> {
-  return withFile(file, label, async (handle, size) => {
+export async function readWhole(file: string, maxBytes: number): Promise<Buffer> {
+  return withFile(file, async (handle, size) => {
     if (size > maxBytes)
-      throw new InputError(`${label}: ${size} bytes, more than the ${maxBytes} a file of this kind may have`);
-    return readExactly(handle, 0, size, label);
+      throw new InputError(`${file}: ${size} bytes, more than the ${maxBytes} a file of this kind may have`);
+    return readExactly(handle, 0, size, file);
   });
 }
 

@@ -3,7 +3,7 @@
  * the files is an InputError with one line that names the file or the tensor. The data itself is not read here: values that are not
  * numbers (NaN codes and scales) are refused by the engine that decodes them.
  */
-import { stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { InputError, quote } from '../errors.ts';
 import { parseConfig, parseGenerationConfig } from './config.ts';
@@ -29,10 +29,11 @@ const MAX_CONFIG_BYTES = 16_000_000;
 
 /** Opens a checkpoint of the family in the published layout. Throws InputError. */
 export async function openCheckpoint(directory: string): Promise<Checkpoint> {
-  await requireDirectory(directory);
-  const config = parseConfig(await readJson(directory, 'config.json'));
-  const { tensors, files } = await readShards(directory, '');
-  const formats = checkTargetLayout(config, tensors);
+  await requireCheckpoint(directory);
+  const configFile = path.join(directory, 'config.json');
+  const config = parseConfig(await readJson(configFile), configFile);
+  const { tensors, files } = await readShards(directory);
+  const formats = checkTargetLayout(config, tensors, directory);
   const draft = await readDraft(directory, config);
   return {
     directory,
@@ -80,19 +81,34 @@ export function describeNumerics(checkpoint: Checkpoint, activations: 'fp8' | 'b
   };
 }
 
-async function requireDirectory(directory: string): Promise<void> {
+/** Refuses a folder that cannot be a checkpoint, before anything is read or any engine asked for. Throws InputError. */
+export async function requireCheckpoint(directory: string): Promise<void> {
+  const expected = 'a checkpoint is a folder with config.json and safetensors files';
   const status = await stat(directory).catch(() => null);
-  if (status === null) throw new InputError(`checkpoint ${quote(directory)}: not found`);
-  if (!status.isDirectory()) throw new InputError(`checkpoint ${quote(directory)}: not a directory`);
+  if (status === null) throw new InputError(`checkpoint ${quote(directory)}: not found; ${expected}`);
+  if (!status.isDirectory()) throw new InputError(`checkpoint ${quote(directory)}: not a directory; ${expected}`);
+  const config = path.join(directory, 'config.json');
+  if ((await stat(config).catch(() => null)) !== null) return;
+  const inside = await checkpointsIn(directory);
+  const hint = inside.length === 0 ? '' : `, for instance ${inside[0]!}`;
+  throw new InputError(`${config}: not found; ${expected}${hint}`);
 }
 
-async function readJson(directory: string, name: string): Promise<unknown> {
-  return parseJson(await readWhole(path.join(directory, name), name, MAX_CONFIG_BYTES), name);
+/** Folders one level below that hold a config.json: whoever named the one above them meant one of these. */
+async function checkpointsIn(directory: string): Promise<string[]> {
+  const names = await readdir(directory).catch(() => []);
+  const folders = names.sort().map((name) => path.join(directory, name));
+  const has = await Promise.all(folders.map((folder) => fileExists(path.join(folder, 'config.json'))));
+  return folders.filter((_, i) => has[i]);
+}
+
+async function readJson(file: string): Promise<unknown> {
+  return parseJson(await readWhole(file, MAX_CONFIG_BYTES), file);
 }
 
 /** generation_config.json decides where it names any, as in the published serving stacks; else config.json. */
 async function readEosIds(directory: string, vocab: number, fromConfig: readonly number[]): Promise<readonly number[]> {
-  const name = 'generation_config.json';
-  if (!(await fileExists(path.join(directory, name)))) return fromConfig;
-  return parseGenerationConfig(await readJson(directory, name), vocab) ?? fromConfig;
+  const file = path.join(directory, 'generation_config.json');
+  if (!(await fileExists(file))) return fromConfig;
+  return parseGenerationConfig(await readJson(file), vocab, file) ?? fromConfig;
 }

@@ -18,13 +18,13 @@ const PLAIN: readonly DType[] = ['BF16', 'F32'];
 /** Ticks expected tensors off against those present. One per folder (target, draft). */
 export class LayoutCheck {
   private readonly tensors: TensorMap;
-  private readonly prefix: string;
+  private readonly directory: string;
   private readonly expected = new Set<string>();
 
-  /** @param prefix put before tensor names in messages, for instance `dflash: ` */
-  constructor(tensors: TensorMap, prefix = '') {
+  /** @param directory named in messages */
+  constructor(tensors: TensorMap, directory: string) {
     this.tensors = tensors;
-    this.prefix = prefix;
+    this.directory = directory;
   }
 
   /** A tensor that is stored as it is used. Returns its dtype. */
@@ -71,7 +71,9 @@ export class LayoutCheck {
   refuseUnexpected(ours: (name: string) => boolean): void {
     for (const name of this.tensors.keys()) {
       if (!this.expected.has(name) && ours(name)) {
-        throw new InputError(`${this.prefix}tensor ${quote(name)} is not part of the model that config.json describes`);
+        throw new InputError(
+          `${this.directory}: tensor ${quote(name)} is not part of the model that config.json describes`,
+        );
       }
     }
   }
@@ -79,12 +81,12 @@ export class LayoutCheck {
   private find(name: string) {
     const found = this.tensors.get(name);
     this.expected.add(name);
-    if (found === undefined) throw new InputError(`${this.prefix}tensor ${quote(name)} is missing`);
+    if (found === undefined) throw new InputError(`${this.directory}: tensor ${quote(name)} is missing`);
     return found;
   }
 
   private fail(name: string, expected: string, found: string): never {
-    throw new InputError(`${this.prefix}tensor ${quote(name)}: expected ${expected}, found ${found}`);
+    throw new InputError(`${this.directory}: tensor ${quote(name)}: expected ${expected}, found ${found}`);
   }
 }
 
@@ -99,9 +101,12 @@ export interface Formats {
   readonly rest: string;
 }
 
-/** Checks every tensor of the target. `model.mtp.*` (not used by DFlash) and other modalities are left aside. */
-export function checkTargetLayout(config: ModelConfig, tensors: TensorMap): Formats {
-  const check = new LayoutCheck(tensors);
+/**
+ * Checks every tensor of the target. `model.mtp.*` (not used by DFlash) and other modalities are left aside.
+ * @param directory named in messages
+ */
+export function checkTargetLayout(config: ModelConfig, tensors: TensorMap, directory: string): Formats {
+  const check = new LayoutCheck(tensors, directory);
   const experts = new Set<string>();
   const linears = new Set<string>();
   const rest = new Set<string>();

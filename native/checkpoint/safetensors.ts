@@ -11,54 +11,49 @@ import { DTYPE_BITS, type DType, type TensorRecord } from './types.ts';
 const MAX_HEADER_BYTES = 100_000_000;
 const MAX_RANK = 8;
 
-/** The tensors of one shard by name. `label` names the file in messages. Throws InputError. */
-export async function readShardHeader(file: string, label: string): Promise<Map<string, TensorRecord>> {
-  return withFile(file, label, async (handle, size) => {
-    const header = await readHeaderBytes(handle, size, label);
-    return parseHeader(header, size - 8 - header.length, file, label);
+/** The tensors of one shard by name. Throws InputError. */
+export async function readShardHeader(file: string): Promise<Map<string, TensorRecord>> {
+  return withFile(file, async (handle, size) => {
+    const header = await readHeaderBytes(handle, size, file);
+    return parseHeader(header, size - 8 - header.length, file);
   });
 }
 
-async function readHeaderBytes(handle: FileHandle, size: number, label: string): Promise<Buffer> {
-  if (size < 8) throw new InputError(`${label}: truncated, ${size} bytes cannot hold a safetensors header`);
-  const prefix = await readExactly(handle, 0, 8, label);
+async function readHeaderBytes(handle: FileHandle, size: number, file: string): Promise<Buffer> {
+  if (size < 8) throw new InputError(`${file}: truncated, ${size} bytes cannot hold a safetensors header`);
+  const prefix = await readExactly(handle, 0, 8, file);
   const length = prefix.readBigUInt64LE(0);
   if (length > BigInt(MAX_HEADER_BYTES)) {
-    throw new InputError(`${label}: header of ${length} bytes, more than the ${MAX_HEADER_BYTES} the format allows`);
+    throw new InputError(`${file}: header of ${length} bytes, more than the ${MAX_HEADER_BYTES} the format allows`);
   }
   if (length > BigInt(size - 8)) {
-    throw new InputError(`${label}: truncated, the header should have ${length} bytes but the file has ${size}`);
+    throw new InputError(`${file}: truncated, the header should have ${length} bytes but the file has ${size}`);
   }
-  return readExactly(handle, 8, Number(length), label);
+  return readExactly(handle, 8, Number(length), file);
 }
 
 /**
  * @param header the JSON bytes
  * @param dataBytes bytes after the header, to the end of the file
  */
-export function parseHeader(
-  header: Uint8Array,
-  dataBytes: number,
-  file: string,
-  label: string,
-): Map<string, TensorRecord> {
-  if (header[0] !== 0x7b) throw new InputError(`${label}: the header does not begin with "{"`);
-  const json = parseJson(header, `${label}: header`);
-  if (!isPlainObject(json)) throw new InputError(`${label}: the header is not a JSON object`);
+export function parseHeader(header: Uint8Array, dataBytes: number, file: string): Map<string, TensorRecord> {
+  if (header[0] !== 0x7b) throw new InputError(`${file}: the header does not begin with "{"`);
+  const json = parseJson(header, `${file}: header`);
+  if (!isPlainObject(json)) throw new InputError(`${file}: the header is not a JSON object`);
 
   const dataStart = 8 + header.length;
   const tensors = new Map<string, TensorRecord>();
   for (const [name, entry] of Object.entries(json)) {
-    if (name === '__metadata__') checkMetadata(entry, label);
-    else tensors.set(name, parseEntry(name, entry, dataStart, dataBytes, file, label));
+    if (name === '__metadata__') checkMetadata(entry, file);
+    else tensors.set(name, parseEntry(name, entry, dataStart, dataBytes, file));
   }
-  checkContiguous(tensors, dataStart, dataBytes, label);
+  checkContiguous(tensors, dataStart, dataBytes, file);
   return tensors;
 }
 
-function checkMetadata(entry: unknown, label: string): void {
+function checkMetadata(entry: unknown, file: string): void {
   if (!isPlainObject(entry) || !Object.values(entry).every((value) => typeof value === 'string')) {
-    throw new InputError(`${label}: __metadata__ is not a map of strings`);
+    throw new InputError(`${file}: __metadata__ is not a map of strings`);
   }
 }
 
@@ -66,16 +61,9 @@ function isSize(value: unknown): value is number {
   return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
 }
 
-function parseEntry(
-  name: string,
-  entry: unknown,
-  dataStart: number,
-  dataBytes: number,
-  file: string,
-  label: string,
-): TensorRecord {
-  const where = `${label}: tensor ${quote(name)}`;
-  if (name === '') throw new InputError(`${label}: a tensor has an empty name`);
+function parseEntry(name: string, entry: unknown, dataStart: number, dataBytes: number, file: string): TensorRecord {
+  const where = `${file}: tensor ${quote(name)}`;
+  if (name === '') throw new InputError(`${file}: a tensor has an empty name`);
   if (!isPlainObject(entry)) throw new InputError(`${where}: its entry is not an object`);
   const fields = Object.keys(entry);
   if (fields.length !== 3 || !('dtype' in entry) || !('shape' in entry) || !('data_offsets' in entry)) {
@@ -114,23 +102,23 @@ function checkContiguous(
   tensors: ReadonlyMap<string, TensorRecord>,
   dataStart: number,
   dataBytes: number,
-  label: string,
+  file: string,
 ): void {
   const byOffset = [...tensors.values()].sort((a, b) => a.offset - b.offset || a.bytes - b.bytes);
   let next = dataStart;
   let previous = '';
   for (const tensor of byOffset) {
     if (tensor.offset < next) {
-      throw new InputError(`${label}: tensor ${quote(tensor.name)} overlaps tensor ${quote(previous)}`);
+      throw new InputError(`${file}: tensor ${quote(tensor.name)} overlaps tensor ${quote(previous)}`);
     }
     if (tensor.offset > next) {
-      throw new InputError(`${label}: ${tensor.offset - next} unused bytes before tensor ${quote(tensor.name)}`);
+      throw new InputError(`${file}: ${tensor.offset - next} unused bytes before tensor ${quote(tensor.name)}`);
     }
     next = tensor.offset + tensor.bytes;
     previous = tensor.name;
   }
   const unused = dataStart + dataBytes - next;
-  if (unused > 0) throw new InputError(`${label}: ${unused} unused bytes after the last tensor`);
+  if (unused > 0) throw new InputError(`${file}: ${unused} unused bytes after the last tensor`);
 }
 
 export function showShape(shape: readonly number[]): string {

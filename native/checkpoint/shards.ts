@@ -17,23 +17,21 @@ export interface Shards {
   readonly files: readonly string[];
 }
 
-/**
- * @param directory folder that holds the shards
- * @param prefix put before file names in messages, for instance `dflash/`
- */
-export async function readShards(directory: string, prefix: string): Promise<Shards> {
-  const indexName = await findIndex(directory, prefix);
-  if (indexName === null) return readSingleFile(directory, prefix);
+/** All tensors in `directory`. Throws InputError naming the file, or the folder where no file can be named. */
+export async function readShards(directory: string): Promise<Shards> {
+  const indexName = await findIndex(directory);
+  if (indexName === null) return readSingleFile(directory);
 
-  const listing = await readIndex(path.join(directory, indexName), prefix + indexName);
+  const at = (name: string) => path.join(directory, name);
+  const listing = await readIndex(at(indexName));
   const shardNames = [...new Set(listing.values())];
   const owners = new Map<string, string>();
   const found = new Map<string, TensorRecord>();
   for (const shard of shardNames) {
-    for (const [name, record] of await readShardHeader(path.join(directory, shard), prefix + shard)) {
+    for (const [name, record] of await readShardHeader(at(shard))) {
       const other = owners.get(name);
       if (other !== undefined) {
-        throw new InputError(`${prefix}${shard}: tensor ${quote(name)} is also in ${prefix}${other}`);
+        throw new InputError(`${at(shard)}: tensor ${quote(name)} is also in ${other}`);
       }
       owners.set(name, shard);
       found.set(name, record);
@@ -44,60 +42,53 @@ export async function readShards(directory: string, prefix: string): Promise<Sha
     const owner = owners.get(name);
     if (owner !== shard) {
       const place = owner === undefined ? 'no shard holds it' : `it is in ${quote(owner)}`;
-      throw new InputError(`${prefix}${indexName}: tensor ${quote(name)} is listed in ${quote(shard)}, but ${place}`);
+      throw new InputError(`${at(indexName)}: tensor ${quote(name)} is listed in ${quote(shard)}, but ${place}`);
     }
     tensors.set(name, found.get(name)!);
   }
-  return { tensors, files: shardNames.map((shard) => path.join(directory, shard)) };
+  return { tensors, files: shardNames.map(at) };
 }
 
-function placeName(directory: string, prefix: string): string {
-  return prefix === '' ? `checkpoint ${quote(directory)}` : prefix.slice(0, -1);
-}
-
-async function listNames(directory: string, prefix: string, ending: string): Promise<string[]> {
+async function listNames(directory: string, ending: string): Promise<string[]> {
   try {
     return (await readdir(directory)).filter((name) => name.endsWith(ending)).sort();
   } catch {
-    throw new InputError(`${placeName(directory, prefix)}: cannot be listed`);
+    throw new InputError(`${directory}: cannot be listed`);
   }
 }
 
-async function findIndex(directory: string, prefix: string): Promise<string | null> {
+async function findIndex(directory: string): Promise<string | null> {
   const usual = 'model.safetensors.index.json';
   if (await fileExists(path.join(directory, usual))) return usual;
-  const candidates = await listNames(directory, prefix, '.safetensors.index.json');
-  if (candidates.length > 1)
-    throw new InputError(`${placeName(directory, prefix)}: more than one index: ${quote(candidates.join(', '))}`);
+  const candidates = await listNames(directory, '.safetensors.index.json');
+  if (candidates.length > 1) throw new InputError(`${directory}: more than one index: ${quote(candidates.join(', '))}`);
   return candidates[0] ?? null;
 }
 
-async function readSingleFile(directory: string, prefix: string): Promise<Shards> {
-  const names = await listNames(directory, prefix, '.safetensors');
+async function readSingleFile(directory: string): Promise<Shards> {
+  const names = await listNames(directory, '.safetensors');
   const [name] = names;
-  if (name === undefined) throw new InputError(`${placeName(directory, prefix)}: no safetensors file and no index`);
+  if (name === undefined) throw new InputError(`${directory}: no safetensors file and no index`);
   if (names.length > 1) {
-    throw new InputError(
-      `${placeName(directory, prefix)}: ${names.length} safetensors files but no index (model.safetensors.index.json)`,
-    );
+    throw new InputError(`${directory}: ${names.length} safetensors files but no index (model.safetensors.index.json)`);
   }
   const file = path.join(directory, name);
-  return { tensors: await readShardHeader(file, prefix + name), files: [file] };
+  return { tensors: await readShardHeader(file), files: [file] };
 }
 
 /** Tensor name -> shard file name, in the index's order. */
-async function readIndex(file: string, label: string): Promise<Map<string, string>> {
-  const json = parseJson(await readWhole(file, label, MAX_INDEX_BYTES), label);
-  if (!isPlainObject(json) || !isPlainObject(json.weight_map)) throw new InputError(`${label}: no weight_map object`);
+async function readIndex(file: string): Promise<Map<string, string>> {
+  const json = parseJson(await readWhole(file, MAX_INDEX_BYTES), file);
+  if (!isPlainObject(json) || !isPlainObject(json.weight_map)) throw new InputError(`${file}: no weight_map object`);
   const listing = new Map<string, string>();
   for (const [name, shard] of Object.entries(json.weight_map)) {
     if (typeof shard !== 'string' || !/^[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors$/.test(shard)) {
       throw new InputError(
-        `${label}: tensor ${quote(name)} names ${quote(String(shard))}, which is not a shard in the same folder`,
+        `${file}: tensor ${quote(name)} names ${quote(String(shard))}, which is not a shard in the same folder`,
       );
     }
     listing.set(name, shard);
   }
-  if (listing.size === 0) throw new InputError(`${label}: weight_map is empty`);
+  if (listing.size === 0) throw new InputError(`${file}: weight_map is empty`);
   return listing;
 }

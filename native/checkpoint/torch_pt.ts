@@ -16,9 +16,9 @@ export interface MaskSidecar {
   readonly embedding: Float32Array;
 }
 
-/** Reads and checks the sidecar. Throws InputError naming `label`. */
-export async function readMaskSidecar(file: string, label: string, hidden: number): Promise<MaskSidecar> {
-  return parseMaskSidecar(await readWhole(file, label, MAX_SIDECAR_BYTES), label, hidden);
+/** Reads and checks the sidecar. Throws InputError naming `file`. */
+export async function readMaskSidecar(file: string, hidden: number): Promise<MaskSidecar> {
+  return parseMaskSidecar(await readWhole(file, MAX_SIDECAR_BYTES), file, hidden);
 }
 
 export function parseMaskSidecar(bytes: Buffer, label: string, hidden: number): MaskSidecar {

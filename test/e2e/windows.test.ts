@@ -128,7 +128,7 @@ describe('usage', () => {
   it.each([
     [['nonsense'], /unknown command/],
     [['score', '--checkpoint', 'x'], /required option '--tokens/],
-    [['score', '--checkpoint', '/no/such/folder', '--tokens', 'x'], /no such checkpoint/],
+    [['score', '--checkpoint', '/no/such/folder', '--tokens', 'x'], /checkpoint "\/no\/such\/folder": not found/],
     [['audit', '--tokens', '12abc'], /whole number/],
     [['audit', '--seed', '18446744073709551616'], /18446744073709551615/],
     [['generate'], /one of --prompt, --messages and --ids/],

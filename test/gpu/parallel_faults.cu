@@ -1,18 +1,14 @@
 // What happens when two GPUs that decode together do not get on: one is missing, fails, ends early or not at all, or has too little memory. Each case must end within
 // seconds with a line that says what is known: the rank and its GPU, and what the other one waited for; where CUDA tells the same error of both GPUs, as it does
-// from the first on for GPUs that are opened to each other, that they failed together. One case a process, since a fault ends a context. Exits as `bench node` does:
-// 70 for a GPU that failed while decoding, 3 for a machine that lacks something; 1 if nothing was noticed, or something else was said. The first cases run one
-// exchange of the residual (kernels/comm) on each side by itself; the last ones a whole stack of two layers, which takes 24 GB of each GPU.
+// from the first on for GPUs that are opened to each other, that they failed together (fault_cases.h). The first cases run one exchange of the residual (kernels/comm) on
+// each side by itself; the last ones a whole stack of two layers, which takes 24 GB of each GPU.
 //   parallel_faults CASE; without an argument, the cases
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "fault_cases.h"
 #include "kernels/device_memory.h"
 #include "kernels/model.h"
 #include "kernels/ranks.h"
@@ -174,18 +170,7 @@ void too_little_memory() {
   decode_after(Mode::kResident, [] {});
 }
 
-struct Case {
-  void (*run)();
-  int exit;                                          // expected
-  std::vector<std::vector<const char*>> any_of_all;  // that the line must have: all of one of these
-  bool says(const std::string& line) const {
-    return std::any_of(any_of_all.begin(), any_of_all.end(), [&](const auto& all) {
-      return std::all_of(all.begin(), all.end(), [&](const char* words) { return line.find(words) != std::string::npos; });
-    });
-  }
-};
-
-const std::map<std::string, Case>& cases() {
+const FaultCases& cases() {
   static const char* const kMissing = "rank 1 on GPU 1 was missing: its kernel had ended or was never launched; rank 0 on GPU 0 waited too long";
   // A driver tells an error of the second GPU of that alone, of both but of the second first, or of both at once.
   static const std::vector<std::vector<const char*>> kFailed = {{": rank 1 on GPU 1 failed: ", "rank 0 on GPU 0 waited too long, for another GPU"},
@@ -195,7 +180,7 @@ const std::map<std::string, Case>& cases() {
   // The wait that runs out ends the other GPU's kernel as well, or it does not.
   static const std::vector<std::vector<const char*>> kSilent = {{": rank 0 on GPU 0 waited too long, for another GPU", "while rank 1 on GPU 1 still ran"},
                                                                 {": rank 1 on GPU 1 did not end its kernel", "rank 0 on GPU 0 waited too long, for another GPU"}};
-  static const std::map<std::string, Case> all = {
+  static const FaultCases all = {
       {"none", {[] { exchange_against([](Side& s) { s.exchange(); }); }, 0, {{"no fault"}}}},
       {"missing", {[] { exchange_against([](Side&) {}); }, 70, {{kMissing, "another GPU"}}}},
       {"early", {[] { exchange_against([](Side& s) { empty_kernel<<<1, 1, 0, s.stream>>>(); }); }, 70, {{kMissing, "another GPU"}}}},
@@ -210,48 +195,16 @@ const std::map<std::string, Case>& cases() {
   return all;
 }
 
-// What `bench node` would exit with, and what it says.
-int run(const Case& c, std::string& said) {
-  try {
-    c.run();
-    said = "no fault";
-    return 0;
-  } catch (const KernelFault& fault) {
-    said = std::string("internal error: ") + fault.what();
-    return 70;
-  } catch (const DeviceError& error) {
-    said = std::string(decoding ? "internal error: " : "error: ") + error.what();
-    return decoding ? 70 : 3;
-  }
+void need_two_gpus() {
+  int count = 0, there = 0, back = 0;
+  if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess || count < 2)
+    throw DeviceError(std::string("two GPUs are needed: ") +
+                      (status != cudaSuccess ? cudaGetErrorString(status) : count == 1 ? "one is visible" : "none is visible"));
+  cudaDeviceCanAccessPeer(&there, 0, 1);
+  cudaDeviceCanAccessPeer(&back, 1, 0);
+  if (there == 0 || back == 0) throw DeviceError("GPU 0 and GPU 1 do not reach each other's memory");
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  const auto found = argc > 1 ? cases().find(argv[1]) : cases().end();
-  if (found == cases().end()) {
-    for (const auto& [name, one] : cases()) std::printf("%s\n", name.c_str());
-    return argc > 1 ? 2 : 0;
-  }
-  int count = 0, there = 0, back = 0;
-  if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess || count < 2) {
-    std::printf("error: two GPUs are needed: %s\n", status != cudaSuccess ? cudaGetErrorString(status) : count == 1 ? "one is visible" : "none is visible");
-    return 3;
-  }
-  cudaDeviceCanAccessPeer(&there, 0, 1);
-  cudaDeviceCanAccessPeer(&back, 1, 0);
-  if (there == 0 || back == 0) {
-    std::printf("error: GPU 0 and GPU 1 do not reach each other's memory\n");
-    return 3;
-  }
-  const auto began = std::chrono::steady_clock::now();
-  std::string said;
-  const int code = run(found->second, said);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-  const Case& c = found->second;
-  // Making a stack takes seconds of its own.
-  const bool right = code == c.exit && c.says(said) && seconds < 20;
-  std::printf("%-15s exit %d after %.1f s: %s%s\n", argv[1], code, seconds, said.c_str(), right ? "" : "  <- FAILED");
-  std::fflush(stdout);
-  return right ? code : 1;
-}
+int main(int argc, char** argv) { return run_fault_case(argc, argv, cases(), need_two_gpus, decoding); }

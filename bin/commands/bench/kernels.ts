@@ -2,7 +2,6 @@
  * `kilotoken bench kernels`: the floors of this GPU, every operation of the stack beside them, and, from a file of peers/run.py, what a user
  * would pick instead. Each is checked before it is timed.
  */
-import { writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { checkBenchKernels, readBenchKernels, readPeers } from '../../../harness/bench/kernels-check.ts';
 import { deriveFigures } from '../../../harness/bench/kernels-figures.ts';
@@ -13,7 +12,7 @@ import { jsonOf } from '../../../harness/input.ts';
 import { measureKernels } from '../../../native/bench.ts';
 import { EXIT } from '../../support/exit.ts';
 import { outputFile } from '../../support/options.ts';
-import { note, paint, print, table } from '../../support/output.ts';
+import { note, paint, print, table, writeOutput } from '../../support/output.ts';
 import { repositoryState } from '../../support/repository.ts';
 
 interface Options {
@@ -30,12 +29,14 @@ export function benchKernelsCommand(bench: Command): void {
     .option('--peers <file>', 'print what peers/run.py measured on this GPU beside it')
     .option('--from <file>', 'measure nothing: derive and check the figures of a stored document, and print them')
     .action(async (options: Options) => {
+      if (options.from !== undefined && options.peers !== undefined)
+        throw new InputError('--peers goes with a measurement; a document of --from has its own peers or none');
       const result =
         options.from === undefined
           ? await measure(options)
           : readBenchKernels(jsonOf(options.from), `${options.from}: no kernel bench`);
-      if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result)}\n`);
       printResult(result);
+      if (options.json !== undefined) writeOutput(options.json, `${JSON.stringify(result)}\n`);
       const findings = checkBenchKernels(result);
       for (const finding of findings) note(`${paint('red', 'difference')}  ${finding}`);
       if (findings.length > 0) process.exitCode = EXIT.refuted;

@@ -2,9 +2,8 @@
  * `kilotoken bench node`: speed of the 1.02 T shape on the GPUs of this machine, with the ablation, the sweeps, the plain reference and
  * the proof that speculation changed no token, in one bundle.
  */
-import { readFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { benchNode, type NodeBenchOptions, planNodeBench, shapeOf } from '../../../harness/bench/node/bench.ts';
 import type { NodeMachine } from '../../../harness/bench/node/machine.ts';
 import { checkNodeUsage, GROUPS, type Group, NODE_DEFAULTS } from '../../../harness/bench/node/plan.ts';
@@ -14,6 +13,7 @@ import { runId } from '../../../harness/bundle/digests.ts';
 import { told, untold } from '../../../harness/bundle/provenance.ts';
 import { collectProvenance } from '../../../harness/bundle/surroundings.ts';
 import { InputError } from '../../../harness/engine.ts';
+import { jsonOf } from '../../../harness/input.ts';
 import { cudaAddonFile } from '../../../native/addon.ts';
 import { nodeMachine } from '../../../native/node.ts';
 import { EXIT } from '../../support/exit.ts';
@@ -40,6 +40,10 @@ interface Options {
   readonly plan?: boolean;
   readonly json?: boolean;
 }
+
+/** Beyond what a budget of a day holds: a slip of the key is told before it is planned. */
+const MOST_TOKENS = 1_000_000;
+const MOST_REPEATS = 1000;
 
 /** What a test replaces: the machine, the files of the engines that provenance lists, the monotonic clock in nanoseconds. */
 export interface NodeCommandParts {
@@ -73,15 +77,20 @@ export function benchNodeCommand(bench: Command, parts: NodeCommandParts = NATIV
       realNumber(0, 1440, true),
       NODE_DEFAULTS.budgetSeconds / 60,
     )
-    .addOption(new Option('--only <group...>', 'only these groups of cells').choices([...GROUPS]))
+    .addOption(new Option('--only <group...>', 'only these groups of cells').choices([...GROUPS]).argParser(groupsOf))
     .option(
       '--lossless-tokens <n>',
       'tokens of the losslessness test; fewer are labelled',
-      wholeNumber(16),
+      wholeNumber(16, MOST_TOKENS),
       NODE_DEFAULTS.losslessTokens,
     )
-    .option('--repeats <n>', 'timed generations of a headline or ablation cell', count, NODE_DEFAULTS.repeats)
-    .option('--tokens <n>', 'tokens of a headline generation; sweeps have half as many', wholeNumber(64))
+    .option(
+      '--repeats <n>',
+      'timed generations of a headline or ablation cell',
+      wholeNumber(1, MOST_REPEATS),
+      NODE_DEFAULTS.repeats,
+    )
+    .option('--tokens <n>', 'tokens of a headline generation; sweeps have half as many', wholeNumber(64, MOST_TOKENS))
     .option(
       '--profile <file...>',
       'acceptance profiles besides the built-in ones: JSON, 7 conditional chances',
@@ -185,12 +194,21 @@ function benchOptions(options: Options): NodeBenchOptions {
   };
 }
 
+/** Groups by name, with blanks or commas between them. Throws InvalidArgumentError. */
+function groupsOf(text: string, before: readonly Group[] = []): Group[] {
+  const groups = text.split(',').map((name) => {
+    const group = GROUPS.find((known) => known === name);
+    if (group === undefined)
+      throw new InvalidArgumentError(`There is no group "${name}"; there are ${GROUPS.join(', ')}.`);
+    return group;
+  });
+  return [...new Set([...before, ...groups])];
+}
+
 function profileOf(path: string): Profile {
-  let json: string;
   try {
-    json = readFileSync(path, 'utf8');
-  } catch {
-    throw new InputError(`${path} cannot be read`);
+    return profileFromJson(jsonOf(path), basename(path, '.json'));
+  } catch (error) {
+    throw new InputError(`--profile ${(error as Error).message}`);
   }
-  return profileFromJson(json, basename(path, '.json'));
 }

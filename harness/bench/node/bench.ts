@@ -160,7 +160,12 @@ export async function benchNode(input: NodeBenchInput): Promise<NodeBenchResult>
   return { report, status, exitCode: exitCodeOf(report.verdicts) };
 }
 
-/** Judges the stored rows: report.json anew, and the tree over everything. Throws InputError for rows that are not what was written. */
+/** Judges the stored rows. Writes nothing. Throws InputError for rows that are not what was written. */
+export async function nodeReportOf(directory: string): Promise<NodeReport> {
+  return buildNodeReport(await readNodeRun(directory));
+}
+
+/** The same; writes report.json anew, and the tree over everything. Throws InputError. */
 export async function judgeNodeDirectory(directory: string): Promise<NodeReport> {
   const report = await writeNodeReport(directory);
   await sealBundle(directory);
@@ -169,7 +174,7 @@ export async function judgeNodeDirectory(directory: string): Promise<NodeReport>
 
 /** Computes report.json from the stored rows. */
 export async function writeNodeReport(directory: string): Promise<NodeReport> {
-  const report = buildNodeReport(await readNodeRun(directory));
+  const report = await nodeReportOf(directory);
   writeDocument(`${directory}/report.json`, NodeReport, report);
   return report;
 }

@@ -8,7 +8,7 @@ import { derivedSeed } from '../../bundle/digests.ts';
 import { EnvironmentError, InputError } from '../../engine.ts';
 import { Random } from '../../stats/philox.ts';
 import type { ExpertFormat, LaunchMode, NodeModelSpec } from './machine.ts';
-import { BLOCK, expectedCommitted, Profile } from './profile.ts';
+import { BLOCK, expectedCommitted, PROFILES, Profile } from './profile.ts';
 import { gpuBytes, layersThatFit, PRO, stepBytes } from './shape.ts';
 
 const NODE_PLAN_SCHEMA_ID = 'kilotoken/node-plan@1';
@@ -304,8 +304,12 @@ function secondsOf(stages: readonly PlanStage[], models: readonly PlanModel[]): 
 export function checkNodeUsage({ gpus, profiles }: Pick<NodePlanInput, 'profiles'> & { gpus: number | null }): void {
   if (gpus !== null && !GPU_COUNTS.includes(gpus))
     throw new InputError(`the shape divides among 1, 2, 4 or 8 GPUs, not ${gpus}`);
-  if (new Set(profiles.map(({ name }) => name)).size < profiles.length)
-    throw new InputError('two acceptance profiles have one name');
+  const names = profiles.map(({ name }) => name);
+  const twice = names.find((name, i) => names.indexOf(name) < i);
+  if (twice !== undefined)
+    throw new InputError(
+      `two acceptance profiles are called "${twice}"; a file's name is its profile's, and ${PROFILES.map(({ name }) => name).join(', ')} are built in`,
+    );
 }
 
 /** Throws InputError for options that contradict each other, EnvironmentError when not even two layers fit. */

@@ -64,21 +64,15 @@ export const PROFILES: readonly Profile[] = [
   constant('all', BLOCK, 'every draft right: the most that a block of 8 can yield'),
 ];
 
-/** A profile from JSON: seven conditional chances. Throws InputError. */
-export function profileFromJson(json: string, name: string): Profile {
-  let value: unknown;
-  try {
-    value = JSON.parse(json);
-  } catch {
-    throw new InputError(`profile ${name} is not JSON`);
-  }
+/** A profile from what a file holds: seven conditional chances. Throws InputError. */
+export function profileFromJson(value: unknown, name: string): Profile {
   const chances = z
     .array(z.number().min(0).max(1))
     .length(BLOCK - 1)
     .safeParse(value);
   if (!chances.success)
     throw new InputError(
-      `profile ${name} must be ${BLOCK - 1} chances in 0 .. 1, one for each place behind the anchor`,
+      `profile ${name} must be a list of ${BLOCK - 1} chances in 0 .. 1, one for each place behind the anchor`,
     );
   return {
     name,

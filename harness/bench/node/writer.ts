@@ -1,15 +1,10 @@
-/**
- * Writes the bundle of a node benchmark with the row files, documents and digests of harness/bundle: plan and manifest stand before the
- * first row, rows are appended whole, the manifest at the end names the sha256 of every file's rows. tree.json is written when the
- * report is.
- */
-import { existsSync } from 'node:fs';
+/** Writes the bundle of a node benchmark: its rows, each generation whole, and its manifest. tree.json is written when the report is. */
 import { join } from 'node:path';
+import { BundleWriter } from '../../bundle/bundle-writer.ts';
 import { digestOf } from '../../bundle/digests.ts';
-import { makeFolder, writeDocument, writeWhole } from '../../bundle/disk.ts';
+import { writeDocument, writeWhole } from '../../bundle/disk.ts';
 import { RowFileSet } from '../../bundle/row-file-set.ts';
 import type { RunFile } from '../../bundle/rows.ts';
-import { InputError } from '../../engine.ts';
 import { GpuLookRow } from '../../measure/gpus.ts';
 import { canonicalJson } from '../../suite/canonical.ts';
 import type { NodePlan } from './plan.ts';
@@ -35,85 +30,60 @@ export function nodeHeadDigest({ $schema, status, seconds, files, ...head }: Nod
   return digestOf(head);
 }
 
-export class NodeWriter {
-  readonly directory: string;
+export class NodeWriter extends BundleWriter {
   readonly #head: NodeManifestHead;
   readonly #planDigest: string;
-  readonly #now: () => bigint;
-  readonly #origin: bigint;
-  readonly #files: RowFileSet<typeof NODE_ROW_SCHEMAS>;
+  protected readonly files: RowFileSet<typeof NODE_ROW_SCHEMAS>;
   readonly #counters = { generations: 0, rounds: 0, tokens: 0 };
 
-  /** `directory` must not hold a run already. `now`: monotonic nanoseconds; its reading at this moment is 0 of every `t_ns`. */
   constructor(directory: string, head: NodeManifestHead, plan: NodePlan, now: () => bigint) {
-    this.directory = directory;
+    super(directory, now);
     this.#head = head;
-    this.#now = now;
-    this.#origin = now();
     this.#planDigest = digestOf(plan);
-    if (existsSync(join(directory, 'manifest.json')))
-      throw new InputError(`${directory} already holds a run; choose another directory`);
-    makeFolder(directory);
     writeWhole(join(directory, 'plan.json'), canonicalJson(plan));
     const manifest = this.#writeManifest('running', 0, []);
-    this.#files = new RowFileSet(directory, NODE_ROW_SCHEMAS);
-    this.event({ t_ns: 0, kind: 'run-start', run: head.id, head: nodeHeadDigest(manifest) });
-    this.flush();
-  }
-
-  /** Nanoseconds since the run began, of a reading of the clock (default: now). */
-  t(reading: bigint = this.#now()): number {
-    return Number(reading - this.#origin);
+    this.files = new RowFileSet(directory, NODE_ROW_SCHEMAS);
+    this.begin(head.id, nodeHeadDigest(manifest));
   }
 
   floor(row: FloorRow): void {
-    this.#files.append('floors.jsonl', row);
+    this.files.append('floors.jsonl', row);
   }
 
   model(row: ModelRow): void {
-    this.#files.append('models.jsonl', row);
+    this.files.append('models.jsonl', row);
   }
 
   /** A generation with all of its rounds and traces; `row.rounds`, `row.tokens` and `row.traced` count them. */
   generation(row: GenerationRow, rounds: readonly NodeRoundRow[], traces: readonly TraceRow[]): void {
-    for (const round of rounds) this.#files.hold('rounds.jsonl', round);
-    for (const trace of traces) this.#files.hold('traces.jsonl', trace);
+    for (const round of rounds) this.files.hold('rounds.jsonl', round);
+    for (const trace of traces) this.files.hold('traces.jsonl', trace);
     this.#counters.generations += 1;
     this.#counters.rounds += rounds.length;
     this.#counters.tokens += row.tokens;
-    this.#files.append('generations.jsonl', row);
+    this.files.append('generations.jsonl', row);
   }
 
   collective(row: CollectiveRow): void {
-    this.#files.append('collectives.jsonl', row);
+    this.files.append('collectives.jsonl', row);
   }
 
   telemetry(row: TelemetryRow): void {
-    this.#files.append('telemetry.jsonl', row);
+    this.files.append('telemetry.jsonl', row);
   }
 
   event(row: EventRow): void {
-    this.#files.append('events.jsonl', row);
+    this.files.append('events.jsonl', row);
   }
 
   look(row: GpuLookRow): void {
     this.event(GpuLookRow.parse(row));
   }
 
-  flush(): void {
-    this.#files.flush();
-  }
-
   /** The last rows, then the manifest with their digests. Call once, whatever happened. */
   finish(status: NodeManifest['status']): void {
-    const ended = this.t();
-    try {
-      this.event({ t_ns: ended, kind: 'run-end', status, ...this.#counters });
-      this.flush();
-    } finally {
-      this.#files.close();
-    }
-    this.#writeManifest(status, ended / 1e9, this.#files.describe());
+    const { seconds, files } = this.end({ status, ...this.#counters });
+    this.#writeManifest(status, seconds, files);
   }
 
   #writeManifest(status: NodeManifest['status'], seconds: number, files: RunFile[]): NodeManifest {

@@ -39,7 +39,11 @@ export interface Answered {
 const under = (labels: readonly string[], warnings: readonly Warning[]): string =>
   distinct([...labels, ...warnings.map(({ code }) => WARNINGS[code])]).join('; ');
 
-const bundle = ({ run }: NodeReport) => ({ href: `node/${run.id}.html`, from: `bundle ${run.id}` });
+/** Parts come from runs of different days and kernels, so the commit is said too. */
+const bundle = ({ run }: NodeReport) => ({
+  href: `node/${run.id}.html`,
+  from: `bundle ${run.id}, commit ${run.commit.slice(0, 7)}`,
+});
 
 /** Ways of decoding whose output an audit compares with that of plain decoding. */
 const COMPARED = ['greedy', 'match', 'coupled', 'reject'];
@@ -108,7 +112,7 @@ function acceptance(report: Report): Finding[] {
   });
   return [
     {
-      text: `Measured, greedy: ${each.join(', ')}`,
+      text: `Tokens a verify step, greedy: ${each.join(', ')}`,
       under: under(
         [KINDS[report.model.kind].label],
         scenarios.flatMap(({ rawMicro }) => (rawMicro.state === 'measured' ? rawMicro.warnings : [])),

@@ -207,7 +207,7 @@ export function kernelTargetTable({ figures: { operations, layers } }: KernelBen
     corner: '8 rows, one rank of eight',
     columns: ['must', 'aim', 'measured', 'outcome', "fastest peer's time over ours"],
     legend: [
-      'Operations as a share of the read ceiling, weights streamed; the layer as its time over that of its bytes at the read ceiling. Whether experts were chosen before the pair was timed stands with the operations.',
+      "Operations as a share of the read ceiling, weights streamed; the layer as its time over that of its bytes at the read ceiling. Whether experts were chosen before the pair was timed stands with the operations. A peer's time over ours: above 1, the peer is slower.",
     ],
     groups: [
       {

@@ -211,7 +211,7 @@ export function cellName(row: NodeCellRow): string {
   if (row.group === 'block') return speculation;
   if (row.group === 'gpus') return `${row.gpus} GPU${row.gpus === 1 ? '' : 's'}, ${speculation}`;
   if (row.group === 'routing') return `shared by ${row.sharedRouting}`;
-  return `${row.engine}, ${speculation}`;
+  return `${row.engine}, ${LAUNCHES[row.mode] ?? row.mode}, ${speculation}`;
 }
 
 const FORMATS: Readonly<Record<string, string>> = { mxfp4: 'MXFP4 experts', fp8: 'FP8 experts' };
@@ -311,27 +311,33 @@ export function collectiveTable(found: NodeCollectives): Table {
 }
 
 /** One number a row, with its unit where rows differ in it, and its labels in one note. */
-export function comparisonTable(rows: readonly NodeComparison[], corner: string): Table {
+/** @param figure heads the column of numbers, and the legend names them so */
+export function comparisonTable(rows: readonly NodeComparison[], figure: string): Table {
   const legend = new Legend();
   const units = distinct(rows.flatMap(({ figure: one }) => (one.state === 'measured' ? [one.unit] : [])));
   const cellOf = ({ labels, figure: one }: NodeComparison): DraftCell => {
-    legend.add(corner, one);
+    legend.add(figure, one);
     const cell = measuredCell(one);
     if (one.state !== 'measured') return { ...cell, warnings: [] };
     const text = units.length > 1 && one.unit !== '' ? `${cell.text} ${one.unit}` : cell.text;
     return { ...cell, text, warnings: labels.length > 0 ? [labels.join('; ')] : [] };
   };
   const groups = [{ title: '', rows: rows.map((row) => ({ head: row.name, sub: row.formula, cells: [cellOf(row)] })) }];
-  return finish({ corner, columns: [''], legend: legend.lines(), groups });
+  return finish({ corner: 'what, and by which formula', columns: [figure], legend: legend.lines(), groups });
 }
 
-/** Targets over all reports: what 8 GPUs gave, and apart from it what fewer gave, with the bundle that it stands in. */
+/**
+ * Targets over all reports: what 8 GPUs gave, and apart from it what fewer gave, with the bundle that it stands in. Before anything ran
+ * on 8 there are no outcomes, and no column for them.
+ */
 export function targetTable(reports: readonly NodeReport[]): Table {
   const legend = new Legend();
+  const rows = targetsOf(reports);
+  const decided = rows.some(({ measured: here }) => here !== null);
   const groups = [
     {
       title: '',
-      rows: targetsOf(reports).map(({ target, measured: here, elsewhere }) => ({
+      rows: rows.map(({ target, measured: here, elsewhere }) => ({
         head: target.unit === '' || target.unit === 'x' ? target.name : `${target.name}, ${target.unit}`,
         cells: [
           plainCell(target.must, String(target.must)),
@@ -339,24 +345,25 @@ export function targetTable(reports: readonly NodeReport[]): Table {
           here === null
             ? wordCell('not yet measured', 'not yet measured on 8 x H200 with all 70 layers')
             : { ...measuredCell(target.figure), notes: [[...here.labels, placeOf(here.report)].join('; ')] },
-          wordCell(target.outcome),
-          elsewhere === null ? wordCell('not yet measured') : standCell(elsewhere, legend),
+          ...(decided ? [wordCell(target.outcome)] : []),
+          elsewhere === null ? wordCell('not yet measured') : standCell(target.id, elsewhere, legend),
         ],
       })),
     },
   ];
   return finish({
     corner: 'on 8 H200, batch 1, 4K context, independent routing',
-    columns: ['must', 'aim', '8 H200', 'outcome', 'on fewer GPUs or layers: no outcome'],
+    columns: ['must', 'aim', '8 H200', ...(decided ? ['outcome'] : []), 'on fewer GPUs or layers: no outcome'],
     legend: ['Targets were set before anything was measured.', ...legend.lines()],
     groups,
   });
 }
 
-function standCell({ figure, labels, size, report }: Stand, legend: Legend): DraftCell {
+/** What a target asks is cut to the stated acceptance; what stands beside it is not. */
+function standCell(id: NodeTarget['id'], { figure, labels, size, report }: Stand, legend: Legend): DraftCell {
   legend.add('on fewer GPUs or layers', figure);
   const cell = measuredCell(figure);
-  const speed = figure.state === 'measured' && figure.unit === 'tokens/s';
+  const speed = figure.state === 'measured' && (figure.unit === 'tokens/s' || id === 'reference');
   const stands = [...labels, ...(speed ? ['at the realised acceptance'] : [])].join('; ');
   return {
     ...cell,

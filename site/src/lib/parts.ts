@@ -37,6 +37,7 @@ export const PART_TITLES: Readonly<Record<PartId, string>> = {
 /** Said once beside a part. */
 export const PART_NOTES: Readonly<Partial<Record<PartId, string>>> = {
   headline: 'A step reads one block of tokens. Its bytes count every weight of the node once, in its stored format.',
+  ablation: 'Fewer layers take less time: compare cells of equal layers alone.',
   routing: 'Shared by: how far tokens at neighbouring positions choose experts alike; 0 is independent.',
   layers: 'With clocks of every operation, which cost time themselves: these add up to more than a step without them.',
   collectives: "Sums of all GPUs inside the kernel, each call made of the one before; beside it NCCL's.",

@@ -2,7 +2,7 @@
  * Every way we know to break a checkpoint is refused with one line that names the file or the tensor, and the unbroken
  * checkpoint it starts from is accepted: the same folder, one fault apart.
  */
-import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -53,6 +53,7 @@ describe('broken on purpose', () => {
     await cp(good, directory, { recursive: true });
     await corruption.apply(directory);
     const opened = await failure(() => openCheckpoint(directory));
+    if (!corruption.inValues) expect((opened as Error).message).toContain(directory);
     if (corruption.inValues) {
       expect(opened).toBeNull();
       expectOneLine(await failure(() => CpuModel.load(directory)), corruption.mentions);
@@ -70,4 +71,17 @@ describe('broken on purpose', () => {
 test('a directory that does not exist, and a file in its place', async () => {
   expectOneLine(await failure(() => openCheckpoint(path.join(root, 'nowhere'))), /nowhere.*not found/);
   expectOneLine(await failure(() => openCheckpoint(path.join(good, 'config.json'))), /config\.json.*not a directory/);
+});
+
+test('a folder that is no checkpoint: the whole path, and what was expected', async () => {
+  const empty = path.join(root, 'empty');
+  await mkdir(empty);
+  const message = await failure(() => openCheckpoint(empty));
+  expectOneLine(message, /not found; a checkpoint is a folder with config\.json and safetensors files$/);
+  expect(String(message)).toContain(path.join(empty, 'config.json'));
+  expectOneLine(await failure(() => openCheckpoint(root)), /safetensors files, for instance \S*\/good$/);
+  expectOneLine(
+    await failure(() => openCheckpoint(path.join(good, 'dflash'))),
+    /dflash\/config\.json: this is a draft; name the folder of its target/,
+  );
 });

@@ -4,24 +4,12 @@
  * double, the mistakes planted in them, and nano, decoded. What this cannot see is in machine.h. Compiles once per content, some two minutes of one core.
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { at, COMPILER, contentOf, forHost, ROOT, type Rules } from './launches.ts';
 
-const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
-const at = (name: string): string => path.join(ROOT, name);
 const SIMT = 'test/cpu/cuda/simt';
 
 /** Launches in these, and the host's clock, are rewritten. */
@@ -55,8 +43,8 @@ const PROGRAMS: Record<string, string[]> = {
   simt_probe: [`${SIMT}/machine.cpp`, 'test/cpu/cuda/simt_probe.cpp'],
 };
 
-/** What a host compiler cannot read as CUDA has it, and what must not go by the clock of the machine. Every rule must meet something, or the kernels have changed. */
-const RULES: readonly [file: string, from: RegExp, to: string][] = [
+/** What a host compiler cannot read as CUDA has it, and what must not go by the clock of the machine. */
+const RULES: Rules = [
   [
     'kernels/persistent/kernel.cu',
     /extern __shared__ __align__\(128\) uint8_t memory\[\];/,
@@ -81,21 +69,10 @@ const RULES: readonly [file: string, from: RegExp, to: string][] = [
   ['kernels/ranks.cpp', /using Clock = std::chrono::steady_clock;/, 'using Clock = simt::HostClock;'],
 ];
 
-function rewritten(name: string): string {
-  let text = readFileSync(at(name), 'utf8');
-  for (const [file, from, to] of RULES) {
-    if (file !== name) continue;
-    if (!from.test(text)) throw new Error(`${name} has no ${from}`);
-    text = text.replace(from, to);
-  }
-  return text.replace(/(\w+)<<<(.*?)>>>\((.*?)\);/gs, 'simt_launch_now([&] { $1($3); }, $2);');
-}
-
 const folder = mkdtempSync(path.join(tmpdir(), 'kilotoken-simt-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 async function compile(output: string): Promise<void> {
-  const compiler = process.env.CXX ?? 'c++';
   const flags = ['-std=c++20', '-O2', '-w', '-ffp-contract=off', '-include', 'cuda_runtime.h'];
   const include = [SIMT, '', 'kernels', 'test/gpu', 'test/gpu/stack_ops'].map((name) => `-I${at(name)}`);
   const jobs: string[][] = [];
@@ -110,9 +87,7 @@ async function compile(output: string): Promise<void> {
       add(name, at(name));
       continue;
     }
-    const copy = path.join(folder, `${path.basename(name, '.cu')}.cpp`);
-    writeFileSync(copy, rewritten(name));
-    add(name, copy);
+    add(name, forHost(name, folder, 'simt_launch_now', RULES));
   }
   // The CPU engine's row operations, for the instruction sets it chooses from.
   add('reference/cpu/ops_select.cpp', at('reference/cpu/ops_select.cpp'));
@@ -130,29 +105,23 @@ async function compile(output: string): Promise<void> {
   }
   const work = async () => {
     for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) {
-      const child = spawn(compiler, job, { stdio: ['ignore', 'inherit', 'inherit'] });
+      const child = spawn(COMPILER, job, { stdio: ['ignore', 'inherit', 'inherit'] });
       const code = await new Promise((done) => child.on('close', done));
-      if (code !== 0) throw new Error(`${compiler} ${job.join(' ')}`);
+      if (code !== 0) throw new Error(`${COMPILER} ${job.join(' ')}`);
     }
   };
   await Promise.all([work(), work()]);
   const link = (name: string, parts: string[]) =>
-    execFileSync(compiler, [...parts.map((part) => objects.get(part)!), '-o', path.join(output, name), '-pthread']);
+    execFileSync(COMPILER, [...parts.map((part) => objects.get(part)!), '-o', path.join(output, name), '-pthread']);
   for (const [name, parts] of Object.entries(PROGRAMS))
     link(name, name === 'simt_decode' ? [...parts, 'reference/cpu/ops_select.cpp', ...ops] : parts);
 }
 
 /** The folder of the programs. */
 async function build(): Promise<string> {
-  const hash = createHash('sha256').update(process.env.CXX ?? 'c++');
-  const headers = ['core', 'kernels', 'native', 'reference/cpu', SIMT, 'test/gpu'].flatMap((room) =>
-    readdirSync(at(room), { recursive: true, encoding: 'utf8' })
-      .filter((name) => /\.(h|cuh)$/.test(name))
-      .map((name) => `${room}/${name}`),
-  );
   const sources = [...new Set(Object.values(PROGRAMS).flat()), 'reference/cpu/ops.cpp', 'reference/cpu/ops_select.cpp'];
-  for (const name of [...sources, ...headers.sort(), 'test/cpu/cuda/simt.test.ts']) hash.update(readFileSync(at(name)));
-  const output = at(`build/simt/${hash.digest('hex').slice(0, 16)}`);
+  const rooms = ['core', 'kernels', 'native', 'reference/cpu', SIMT, 'test/gpu'];
+  const output = at(`build/simt/${contentOf(rooms, [...sources, 'test/cpu/cuda/simt.test.ts'])}`);
   if (existsSync(output)) return output;
   const unfinished = `${output}.${process.pid}`; // the rename is atomic, should two runs build at once
   mkdirSync(unfinished, { recursive: true });

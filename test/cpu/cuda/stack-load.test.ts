@@ -4,25 +4,13 @@
  * its page. What cannot be held must be refused in one line. Compiles stack_load_probe.cpp once per content.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { checkStack } from '../../../native/cuda.ts';
+import { at, COMPILER, contentOf, forHost, ROOT } from './launches.ts';
 
-const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
-const at = (name: string): string => path.join(ROOT, name);
 /** Host code as it stands, and device code whose launches have to be rewritten for a host compiler. */
 const HOST = [
   'kernels/weights.cu',
@@ -39,31 +27,16 @@ const folder = mkdtempSync(path.join(tmpdir(), 'kilotoken-stack-load-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 function build(): string {
-  const compiler = process.env.CXX ?? 'c++';
-  const hash = createHash('sha256')
-    .update(compiler)
-    .update(readFileSync(fileURLToPath(import.meta.url)));
-  const headers = HEADERS.flatMap((room) =>
-    readdirSync(at(room), { recursive: true, encoding: 'utf8' })
-      .filter((name) => /\.(h|cuh)$/.test(name))
-      .map((name) => `${room}/${name}`),
-  );
-  for (const name of [...HOST, ...DEVICE, ...headers.sort()]) hash.update(readFileSync(at(name)));
-  const output = at(`build/stack-load-probe/${hash.digest('hex').slice(0, 16)}`);
+  const content = contentOf(HEADERS, [...HOST, ...DEVICE, 'test/cpu/cuda/stack-load.test.ts']);
+  const output = at(`build/stack-load-probe/${content}`);
   const file = path.join(output, 'stack_load_probe');
   if (existsSync(file)) return file;
   mkdirSync(output, { recursive: true });
-  const rewritten = DEVICE.map((name) => {
-    const launches = /(\w+)<<<(.*?)>>>\((.*?)\);/gs;
-    const text = readFileSync(at(name), 'utf8').replace(launches, 'launch_on_host([&] { $1($3); }, $2);');
-    const copy = path.join(folder, `${path.basename(name, '.cu')}.cpp`);
-    writeFileSync(copy, text);
-    return copy;
-  });
+  const rewritten = DEVICE.map((name) => forHost(name, folder, 'launch_on_host'));
   const include = ['test/cpu/cuda/host', '', 'kernels', ...DEVICE.map(path.dirname)].map((name) => `-I${at(name)}`);
   const flags = ['-std=c++20', '-O1', '-w', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'];
   const unfinished = `${file}.${process.pid}`; // the rename is atomic, should two runs build at once
-  execFileSync(compiler, [...flags, ...include, '-x', 'c++', ...HOST.map(at), ...rewritten, '-o', unfinished]);
+  execFileSync(COMPILER, [...flags, ...include, '-x', 'c++', ...HOST.map(at), ...rewritten, '-o', unfinished]);
   renameSync(unfinished, file);
   return file;
 }

@@ -207,10 +207,20 @@ describe('a JavaScript module', () => {
     expect(find(result, 'sessions').evidence).toContain(`${kind}:`);
   });
   it('with a syntax error, or that gives no engine, is refuted', async () => {
-    for (const [i, text] of ['export default {', 'export default 7;', 'export const x = 1;'].entries()) {
+    for (const [i, [text, says]] of [
+      [
+        'export default {',
+        'the module cannot be loaded: SyntaxError: Unexpected end of input (node --check shows the line)',
+      ],
+      ['throw new RangeError("too far");', 'the module cannot be loaded: RangeError: too far'],
+      ['export default 7;', 'the module gives no Engine'],
+      ['export const x = 1;', 'the module exports neither createEngine nor a default'],
+    ].entries() as Iterable<[number, [string, string]]>) {
       const path = join(scratch, `broken${i}.mjs`);
       writeFileSync(path, text);
-      expect((await judged(path)).verdict).toBe('refuted');
+      const result = await judged(path);
+      expect(result.verdict).toBe('refuted');
+      expect(find(result, 'sessions').evidence).toContain(says);
     }
   });
   it('that does not exist is bad input', () => {

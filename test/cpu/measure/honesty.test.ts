@@ -198,6 +198,7 @@ describe('other programs on a GPU', () => {
   it('are named without their folder, and the own process is none', () => {
     expect(parseComputeApps('12, /home/someone/python3\n34, node\n', [34])).toEqual(['python3']);
     expect(parseComputeApps('No running processes found\n', [])).toEqual([]);
+    expect(parseComputeApps('56, [No data]\n78, \n', [])).toEqual(Array(2).fill('a program without a name'));
   });
 });
 

@@ -63,7 +63,7 @@ describe('bench node', () => {
   it('writes a bundle that check takes, and ends with the headline', async () => {
     await withFolder(async (folder) => {
       const directory = join(folder, 'run');
-      const { code, out, err } = await bench({ gpus: 4 }, directory, '--only', 'headline', 'lossless', 'gpus');
+      const { code, out, err } = await bench({ gpus: 4 }, directory, '--only', 'headline,lossless', 'gpus', 'headline');
       expect(code, err).toBe(0);
       const lines = out.trimEnd().split('\n');
       expect(lines.at(-1)).toBe(`Bundle: ${directory}`);
@@ -167,7 +167,7 @@ describe('bench node', () => {
     ['three GPUs', {}, ['--gpus', '3'], 2, /1, 2, 4 or 8 GPUs/],
     ['three GPUs where there is none', { gpus: 0 }, ['--gpus', '3'], 2, /1, 2, 4 or 8 GPUs/],
     ['an unknown shape', {}, ['--shape', 'flash'], 2, /there is no shape "flash"/],
-    ['a broken profile', {}, ['--profile', 'package.json'], 2, /profile package must be 7 chances/],
+    ['a broken profile', {}, ['--profile', 'package.json'], 2, /--profile profile package must be a list of 7 chances/],
   ] as [string, FakeOptions, string[], number, RegExp][])('%s', async (_, fake, args, code, text) => {
     await withFolder(async (folder) => {
       const only = ['--only', 'headline', 'lossless'];

@@ -50,13 +50,13 @@ describe('constant chance', () => {
 
 describe('a profile from JSON', () => {
   it('has the expectation of its chances', () => {
-    const profile = profileFromJson('[1, 0.5, 0, 0, 0, 0, 0]', 'steep');
+    const profile = profileFromJson([1, 0.5, 0, 0, 0, 0, 0], 'steep');
     expect(profile.target).toBe(1 + 1 + 0.5);
     expect(expectedCommitted(profile.chances, 2)).toBe(2);
   });
 
-  it.each(['[1, 1]', '[1, 1, 1, 1, 1, 1, 1.1]', '{}', 'x', '[1,1,1,1,1,1,null]'])('refuses %s', (json) => {
-    expect(() => profileFromJson(json, 'p')).toThrow(/profile p/);
+  it.each(['[1, 1]', '[1, 1, 1, 1, 1, 1, 1.1]', '{}', '"x"', '[1,1,1,1,1,1,null]'])('refuses %s', (json) => {
+    expect(() => profileFromJson(JSON.parse(json), 'p')).toThrow(/profile p must be a list of 7 chances/);
   });
 });
 

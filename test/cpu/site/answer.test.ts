@@ -55,6 +55,7 @@ test('every finding says what it stands under and where it comes from', () => {
   expect(speed![0]).toMatchObject({
     under: 'synthetic weights; assumed acceptance; synthetic cache; 4 of 8 GPUs',
     href: `node/${node.run.id}.html`,
+    from: `bundle ${node.run.id}, commit ${node.run.commit.slice(0, 7)}`,
   });
   expect(speed![0]!.text).toMatch(
     /^The shape of the model on 4 x Fake GPU, 70 layers: [\d,]+ tokens\/s .*assumed.*6\.30, [\d.]+ realised$/,

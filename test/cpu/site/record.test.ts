@@ -4,7 +4,22 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { auditsOf } from '../../../site/src/lib/audits.ts';
-import { cellTable, readNodeReports, targetTable } from '../../../site/src/lib/node.ts';
+import {
+  floorTable,
+  kernelLayerTable,
+  kernelTargetTable,
+  operationTable,
+  peerTable,
+  readKernels,
+} from '../../../site/src/lib/kernels.ts';
+import {
+  cellTable,
+  collectiveTable,
+  comparisonTable,
+  layerTable,
+  readNodeReports,
+  targetTable,
+} from '../../../site/src/lib/node.ts';
 import { comparisonsOf, measuredParts, PARTS, partsOf } from '../../../site/src/lib/parts.ts';
 import { readReports } from '../../../site/src/lib/report.ts';
 
@@ -41,5 +56,25 @@ test('every published node benchmark is shown, and what it has stands among the 
   }
   const eight = reports.some(({ machine }) => machine.used === 8);
   if (!eight && reports.length > 0)
-    for (const row of targetTable(reports).groups[0]!.rows) expect(row.cells[3]!.text).toBe('not yet measured');
+    for (const row of targetTable(reports).groups[0]!.rows) expect(row.cells[2]!.text).toBe('not yet measured');
+});
+
+test('no column of a published table is without a name, and no two of its lines are called alike', () => {
+  const nodes = readNodeReports(join(RECORD, 'node')).flatMap((report) => [
+    ...measuredParts(report).map((id) => cellTable(report, id)),
+    layerTable(report),
+    comparisonTable(report.comparisons, 'ratio'),
+    comparisonTable(report.projections, 'projection'),
+    ...(report.collectives === undefined ? [] : [collectiveTable(report.collectives)]),
+  ]);
+  const kernels = readKernels(join(RECORD, 'bench')).flatMap((bench) =>
+    [kernelTargetTable, operationTable, kernelLayerTable, floorTable, peerTable].map((table) => table(bench)),
+  );
+  for (const { corner, columns, groups } of [...nodes, ...kernels]) {
+    for (const head of [corner, ...columns]) expect(head).not.toBe('');
+    for (const { title, rows } of groups) {
+      const lines = rows.map(({ head, sub }) => `${title}: ${head} (${sub})`);
+      expect([...new Set(lines)]).toEqual(lines);
+    }
+  }
 });

@@ -26,7 +26,17 @@ function contrast(a: string, b: string): number {
 }
 
 const TEXT = ['ink', 'soft', 'link', 'consistent', 'refuted', 'open', 'none'];
-const MARKS = ['published', 'series-1', 'series-2', 'series-3', 'series-4', 'series-5', 'series-6'];
+const MARKS = [
+  'published',
+  'neutral',
+  'series-1',
+  'series-1-soft',
+  'series-2',
+  'series-3',
+  'series-4',
+  'series-5',
+  'series-6',
+];
 
 test('the measure itself: black on white is 21:1', () => {
   expect(contrast('#000000', '#ffffff')).toBeCloseTo(21, 5);

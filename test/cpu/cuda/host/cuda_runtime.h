@@ -1,6 +1,6 @@
 // In the place of CUDA's own header: device memory is the host's, and a kernel runs thread after thread. Enough to load a model of the stack (kernels/weights.cu,
 // kernels/pack) under a host compiler and its sanitizers, on a machine with neither GPU nor toolkit. Kernels that share memory or wait for one another
-// cannot run here. stack-load.test.ts turns `f<<<grid, block, bytes, stream>>>(args);` into launch_on_host([&] { f(args); }, grid, block, bytes, stream);
+// cannot run here. launches.ts turns `f<<<grid, block, bytes, stream>>>(args);` into launch_on_host([&] { f(args); }, grid, block, bytes, stream);
 #pragma once
 
 #include <cstddef>
@@ -9,35 +9,12 @@
 #include <cstring>
 #include <utility>
 
-#define __host__
-#define __device__
-#define __global__ static
-#define __forceinline__ inline
-#define __noinline__
-#define __grid_constant__
-#define __launch_bounds__(...)
+#include "../cuda_types.h"
 
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   dim3(unsigned count = 1) : x(count) {}
 };
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline unsigned __float_as_uint(float x) {
-  unsigned bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-inline float __uint_as_float(unsigned bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
 
 inline dim3 blockIdx, threadIdx, blockDim, gridDim;
 

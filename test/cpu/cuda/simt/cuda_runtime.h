@@ -13,16 +13,10 @@
 #include <utility>
 #include <vector>
 
+#include "../cuda_types.h"
 #include "machine.h"
 
 #define __CUDACC__
-#define __host__
-#define __device__
-#define __global__ static
-#define __forceinline__ inline
-#define __noinline__
-#define __grid_constant__
-#define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 
 #define threadIdx (simt::thread_index)
@@ -30,23 +24,11 @@
 #define blockDim (simt::block_size)
 #define gridDim (simt::grid_size)
 
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) ushort4 { unsigned short x, y, z, w; };
 using dim3 = simt::Dim;
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline ushort4 make_ushort4(unsigned short x, unsigned short y, unsigned short z, unsigned short w) { return {x, y, z, w}; }
 
 // --- built-in functions
 
 using std::max, std::min;
-inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x); }
-inline float __uint_as_float(unsigned x) { return __builtin_bit_cast(float, x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(x))); }
