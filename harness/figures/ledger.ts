@@ -8,8 +8,9 @@ import { jsonOf } from '../input.ts';
 import { firstIssue } from '../suite/jsonl.ts';
 import { SLOT } from './prose.ts';
 
-/** Where the ledger lies in a checkout. */
+/** Where ledger and record lie in a checkout. */
 export const FIGURES_LEDGER = 'suites/figures.json';
+export const RECORD = 'results';
 
 /**
  * How a figure follows from the record. A text is a path into a judged report: the run (a name of `runs`, or its path within results/),
@@ -66,11 +67,15 @@ const Quote = z
     quote: Words.describe('the exact words of the document, with {} for each figure; line breaks are spaces'),
     from: z.array(Expression).optional().describe('how the figures follow, one for each {} in order'),
     consistent: z.array(z.string().min(1)).min(1).optional().describe('paths to verdicts that the words rest on'),
+    below: z.tuple([Expression, Expression]).optional().describe('what the words say to be less than what'),
   })
   .refine(
-    ({ quote, from, consistent }) =>
-      quote.split(SLOT).length - 1 === (from?.length ?? 0) && (from?.length || consistent !== undefined),
-    'needs an expression for each {} of its quote, or verdicts',
+    ({ quote, from = [] }) => quote.split(SLOT).length - 1 === from.length,
+    'needs an expression for each {} of its quote',
+  )
+  .refine(
+    ({ from = [], consistent, below }) => from.length > 0 || (consistent ?? below) !== undefined,
+    'says of nothing what it rests on',
   );
 
 const Range = z.strictObject({
@@ -84,7 +89,9 @@ const Part = z.strictObject({
   runs: z.record(z.string().regex(/^[a-z][a-z0-9-]*$/), z.string().min(1)).describe('names for runs of results/'),
   complete: z.array(Range).describe('where every number must be a figure of this ledger or be named as no measurement'),
   figures: z.array(Quote),
-  noMeasurement: z.array(z.strictObject({ words: Words, why: Words })).describe('numbers that nothing measured'),
+  noMeasurement: z
+    .array(z.strictObject({ words: Words.regex(/\p{L}/u, 'must tell the number from others'), why: Words }))
+    .describe('numbers that nothing measured, each among words that tell it from others'),
 });
 
 export const FigureLedger = z.strictObject({ $schema: z.string().optional(), parts: z.array(Part).min(1) });

@@ -97,15 +97,22 @@ export class Sources {
       }
       if (isNodeBundle(path)) {
         const rows = await readNodeRun(path, onDifference);
+        finished(rows.manifest.status, onDifference);
         return { ...buildNodeReport(rows), rows };
       }
       const rows = await readRun(path, { onDifference });
+      finished(rows.manifest.status, onDifference);
       return { ...buildReport(rows), rows };
     } catch (error) {
       if (!(error instanceof InputError)) throw error;
       throw new NoFigure(error.message);
     }
   }
+}
+
+/** Of a run that did not end, files are not held against the manifest. */
+function finished(status: string, onDifference: (text: string) => void): void {
+  if (status !== 'complete') onDifference(`the run is ${status}`);
 }
 
 function taken(node: unknown, step: string): unknown[] {
