@@ -144,13 +144,14 @@ function number(node: unknown, path: string): number {
 
 function linesOf(path: string, line: string): number[] {
   const pattern = new RegExp(line, 'u');
-  return bytesOf(path)
+  const numbers = bytesOf(path)
     .toString('utf8')
     .split('\n')
-    .flatMap((text) => {
-      const found = pattern.exec(text);
-      return found === null ? [] : [found[1] === undefined ? 1 : numberOf(found[1])];
-    });
+    .map((text) => pattern.exec(text))
+    .filter((found) => found !== null)
+    .map(([, group]) => (group === undefined ? 1 : numberOf(group)));
+  if (numbers.length === 0 || numbers.some(Number.isNaN)) throw new NoFigure(`${path} has no number in /${line}/`);
+  return numbers;
 }
 
 /** An expression in words, runs by their paths within the record. */

@@ -151,6 +151,14 @@ describe('a checkout', () => {
       (part) => Object.assign(figuresOf(part)[4]!, { from: [2, { log: 'gpu/gone.txt', line: 'x' }] }),
       /: the record holds no gpu\/gone.txt$/,
     ],
+    [
+      'lines that no log has',
+      (part) =>
+        Object.assign(figuresOf(part)[5]!, {
+          below: [{ most: [{ log: 'gpu/checks-c0ffee0.txt', line: '(\\d+) mistakes' }] }, 1],
+        }),
+      /checks-c0ffee0\.txt has no number in /,
+    ],
   ])('tells %s', async (_, change, line) => {
     expect(await told(changedLedger(change))).toContainEqual(expect.stringMatching(line));
   });
