@@ -2,6 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { benchKernelsSchemaText } from '../harness/bench/kernels-schema.ts';
 import { SCHEMA_NAMES, schemaText } from '../harness/bundle/schemas.ts';
+import { figuresSchemaText } from '../harness/figures/ledger.ts';
 import { mutantsSchemaText } from '../harness/mutants/schema.ts';
 import { fixtureSchemaText } from '../harness/oracle/fixture.ts';
 
@@ -11,5 +12,6 @@ for (const name of SCHEMA_NAMES) {
   process.stderr.write(`schemas/${name}.schema.json\n`);
 }
 writeFileSync('schemas/bench-kernels.schema.json', benchKernelsSchemaText());
+writeFileSync('schemas/figures.schema.json', figuresSchemaText());
 writeFileSync('schemas/fixture.schema.json', fixtureSchemaText());
 writeFileSync('schemas/mutants.schema.json', mutantsSchemaText());
