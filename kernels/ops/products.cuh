@@ -319,14 +319,23 @@ __device__ __forceinline__ int await_experts(Block& b) {
   return b.shared.expert_count;
 }
 
-struct Range {
+// Segments of the chosen experts' tiles that a block makes, by rank. Those of a tile that another block finishes come first, then the end of one that others began, then whole
+// tiles: so no block waits for its neighbours' last product.
+struct UpShare {
   int begin, end;
+  int whole;  // [begin, whole): of a tile that others began
+  int tail;   // [tail, end): of a tile that the block does not finish
+  __device__ __forceinline__ int count() const { return end - begin; }
+  __device__ __forceinline__ int nth(int n) const { return tail + n < end ? tail + n : tail + n - count(); }
 };
 
-// Tiles of the chosen experts that this block makes, in order of rank.
-__device__ __forceinline__ Range up_share(const ExpertsUpArgs& args, const Block& b, int experts) {
-  const int all = experts * args.tiles;
-  return {b.index() * all / args.by_blocks, (b.index() + 1) * all / args.by_blocks};
+__device__ __forceinline__ UpShare up_share(const ExpertsUpArgs& args, int block, int experts) {
+  const int all = experts * args.tiles * args.segments, last = args.segments - 1;
+  UpShare share;
+  share.begin = block * all / args.by_blocks, share.end = (block + 1) * all / args.by_blocks;
+  share.tail = max(share.begin, share.end / args.by_segments * args.segments);
+  share.whole = min(share.tail, (share.begin + last) / args.by_segments * args.segments);
+  return share;
 }
 
 inline constexpr uint32_t kFirstMask = 0x9c9c9c9cu;
@@ -445,25 +454,23 @@ __device__ __forceinline__ void multiply_up_pages_e4m3(Block& b, int page_of_til
 // The math warps have seen the instruction before done; from here on the finishing warps may read what it made.
 __device__ __forceinline__ void begin_together() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
 
-// A tile over all of k.
+// Pages [page, end) of a tile.
 template <int kPageK>
-__device__ __forceinline__ void multiply_up_tile(Block& b, bool rehearsal, int pages, float (&acc)[4]) {
-  int page = 0;
+__device__ __forceinline__ void multiply_up_segment(Block& b, bool rehearsal, int page, int end, float (&acc)[4]) {
 #pragma unroll 1
-  for (; page + 2 <= pages; page += 2) multiply_up_pages<kPageK, 2>(b, rehearsal, page, acc);
-  if (page < pages) multiply_up_pages<kPageK, 1>(b, rehearsal, page, acc);
+  for (; page + 2 <= end; page += 2) multiply_up_pages<kPageK, 2>(b, rehearsal, page, acc);
+  if (page < end) multiply_up_pages<kPageK, 1>(b, rehearsal, page, acc);
 }
-__device__ __forceinline__ void multiply_up_tile_e4m3(Block& b, int pages, float (&acc)[4]) {
-  int page = 0;
+__device__ __forceinline__ void multiply_up_segment_e4m3(Block& b, int page, int end, float (&acc)[4]) {
 #pragma unroll 1
-  for (; page + 2 <= pages; page += 2) multiply_up_pages_e4m3<2>(b, page, acc);
-  if (page < pages) multiply_up_pages_e4m3<1>(b, page, acc);
+  for (; page + 2 <= end; page += 2) multiply_up_pages_e4m3<2>(b, page, acc);
+  if (page < end) multiply_up_pages_e4m3<1>(b, page, acc);
 }
 
 template <class Ready>
 __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
   begin_together();
-  const int k = args.pages_per_tile * args.page_k;
+  const int k = args.segments * args.pages_per_segment * args.page_k;
   if (b.thread == 0) {
     const uint8_t* const codes = args.codes;
     const float* const scales = args.scales;
@@ -476,28 +483,62 @@ __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b,
   // The router still chooses. The loop's instructions are not in the cache (each layer runs more of them than it holds), and fetching them takes as long as two
   // pages in good supply; so two pages that are none are multiplied meanwhile and forgotten.
   bool rehearsal = true;
-  Range share{0, 1};
+  int segment = 0, first = 0;     // of the tile; of the tile that others began
+  int left = 1, behind_tail = 0;  // segments to go; of them behind those of the tile that the block does not finish
 #pragma unroll 1
-  for (int tile = 0; tile < share.end;) {
+  while (left > 0) {
     float acc[4] = {};
+    const int page = segment * args.pages_per_segment, end = rehearsal ? 2 : page + args.pages_per_segment;
     if (args.storage == Storage::kE4m3) {
-      if (!rehearsal) multiply_up_tile_e4m3(b, args.pages_per_tile, acc);
+      if (!rehearsal) multiply_up_segment_e4m3(b, page, end, acc);
     } else {
-      const int pages = rehearsal ? 2 : args.pages_per_tile;
-      if (args.page_k == 512) multiply_up_tile<512>(b, rehearsal, pages, acc);
-      else multiply_up_tile<256>(b, rehearsal, pages, acc);
+      if (args.page_k == 512) multiply_up_segment<512>(b, rehearsal, page, end, acc);
+      else multiply_up_segment<256>(b, rehearsal, page, end, acc);
     }
     if (!rehearsal) {
       hand_over(b, acc);
-      ++tile;
+      --left;
+      segment = segment + 1 == args.segments ? 0 : segment + 1;
+      if (left == behind_tail) segment = first;
       continue;
     }
     rehearsal = false;
     const int count = await_experts(b);
     if (b.thread == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
-    share = up_share(args, b, count);
-    tile = share.begin;
+    const UpShare share = up_share(args, b.index(), count);
+    left = share.count(), behind_tail = share.tail - share.begin;
+    first = share.begin - share.begin / args.by_segments * args.segments;
+    segment = left == behind_tail ? first : share.tail - share.tail / args.by_segments * args.segments;
   }
+}
+
+// A segment's sums on their way to the block that finishes the tile: two times 64 x 16 bytes, a thread's own side by side with its neighbours'.
+__device__ __forceinline__ void store_piece(float4* pieces, int block, int place, const Sums& sums, uint32_t mark) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float4 x = sums.of[i];
+    pieces[((block * kMostCut + place) * 2 + i) * kFinishThreads] = make_float4(marked(x.x, mark), marked(x.y, mark), marked(x.z, mark), marked(x.w, mark));
+  }
+}
+
+// Of `segment`, from whichever block has made it.
+__device__ __forceinline__ Sums await_piece(const ExpertsUpArgs& args, const float4* pieces, const Block& b, int segment, int experts, uint32_t mark) {
+  const int all = experts * args.tiles * args.segments, block = ((segment + 1) * b.count() - 1) / all;
+  const float4* const from = pieces + (block * kMostCut + segment - up_share(args, block, experts).tail) * 2 * kFinishThreads;
+  ptx::Watch watch;
+  Sums sums;
+  for (;;) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) sums.of[i] = turned(ptx::load_relaxed(from + i * kFinishThreads), mark);
+    if (((any_bit(sums.of[0]) | any_bit(sums.of[1])) & 1u) == 0) return sums;
+    watch.look(b.fault(), ptx::Wait::kParts, b.instruction());
+  }
+}
+
+// A segment's sums have the bits that they would have had on that way.
+__device__ __forceinline__ void add(Sums& sums, const Sums& segment) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) sums.of[i] = sums.of[i] + unmarked(segment.of[i]);
 }
 
 // silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and code_unit of the down projection go into the scale.
@@ -528,11 +569,29 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
     }
   }
   finish_sync();
-  const Range share = up_share(args, b, count);
+  const UpShare share = up_share(args, b.index(), count);
+  const uint32_t pieces_mark = mark_of(args.pieces_uses, b);
+  float4* const pieces = reinterpret_cast<float4*>(args.pieces) + b.thread % kFinishThreads;
   const float unit = code_unit(args.storage);
+  // A place that this use leaves empty would still be that of the use before the last.
+  if (args.segments > 1) {
 #pragma unroll 1
-  for (int tile = share.begin; tile < share.end; ++tile) {
-    const Sums sums = take_over(b);
+    for (int i = share.end - share.tail; i < kMostCut; ++i) store_piece(pieces, b.index(), i, Sums{}, pieces_mark);
+  }
+  Sums sums{};
+#pragma unroll 1
+  for (int n = 0; n < share.count(); ++n) {
+    const int segment = share.nth(n), tile = segment / args.by_segments, of_tile = segment - tile * args.segments;
+    if (segment >= share.tail) {
+      store_piece(pieces, b.index(), segment - share.tail, take_over(b), pieces_mark);
+      continue;
+    }
+    if (segment == share.begin && of_tile > 0) {
+#pragma unroll 1
+      for (int i = 0; i < of_tile; ++i) add(sums, await_piece(args, pieces, b, segment - of_tile + i, count, pieces_mark));
+    }
+    add(sums, take_over(b));
+    if (of_tile + 1 < args.segments) continue;
     const int rank = tile / args.by_tiles, of_expert = tile - rank * args.tiles;
     float h[2][2];  // [i][column]
     float largest[2] = {};
@@ -566,27 +625,26 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) scales[column + c] = q[c].scale * unit * b.shared.expert_weight[rank][column + c];
     }
+    sums = Sums{};
     finish_sync();  // finish_scratch is read
   }
 }
 
 // The fetching warp; experts are known.
 __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t policy, int count) {
-  const Range share = up_share(args, b, count);
-  const uint32_t bytes = up_page_bytes(args.storage, args.page_k);
+  const UpShare share = up_share(args, b.index(), count);
+  const uint32_t bytes = up_page_bytes(args.storage, args.page_k), segment_bytes = args.pages_per_segment * bytes;
   if (b.thread % 32 == 0) {
-    int rank = share.begin / args.by_tiles, of_expert = share.begin - rank * args.tiles;
 #pragma unroll 1
-    for (int tile = share.begin; tile < share.end; ++tile) {
-      const uint8_t* from =
-          args.pages + (static_cast<size_t>(b.shared.experts[rank]) * args.tiles + of_expert) * args.pages_per_tile * bytes;
+    for (int n = 0; n < share.count(); ++n) {
+      const int segment = share.nth(n), tile = segment / args.by_segments, rank = tile / args.by_tiles;
+      const uint8_t* from = args.pages + (static_cast<size_t>(b.shared.experts[rank] - rank) * args.tiles * args.segments + segment) * segment_bytes;
 #pragma unroll 1
-      for (int page = 0; page < args.pages_per_tile; ++page, from += bytes) {
+      for (int page = 0; page < args.pages_per_segment; ++page, from += bytes) {
         uint8_t* to = claim_page(b, bytes);
         ptx::bulk_copy(to, from, bytes, &b.shared.page_full[b.page.place], policy);
         b.page.next();
       }
-      if (++of_expert == args.tiles) of_expert = 0, ++rank;
     }
   }
   b.page.place = __shfl_sync(~0u, b.page.place, 0);

@@ -165,9 +165,11 @@ struct ExpertsUpArgs {
   const float* scales;
   Norm norm;
   uint8_t* h;                // [slice of 64][rank of the expert][kDownInputBytes]
+  float* pieces;             // [block][kMostCut]: segments of a tile that another block finishes; they carry their own readiness, like parts
+  Uses pieces_uses;
   Storage storage;           // of the experts: kMxfp4 or kE4m3
-  int experts, per_token, tiles, pages_per_tile, page_k;
-  Divisor by_tiles, by_blocks;
+  int experts, per_token, tiles, segments, pages_per_segment, page_k;
+  Divisor by_tiles, by_segments, by_blocks;
   int mixture_layer;         // counted from 0, for the record
 };
 
