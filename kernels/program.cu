@@ -180,7 +180,7 @@ class ProgramBuilder {
                                            divisor(static_cast<uint32_t>(m.segments)), divisor(static_cast<uint32_t>(m_.blocks)), index};
     parts_ = parts_of(m.down_tiling);
     add(Op::kExpertsDown, last()).down = {m.down.get(), w_.choice.get(), uses, w_.h.get(), const_cast<float*>(parts_.data), parts_.uses, m.storage, t.experts, m.units,
-                                          m.down_tiling.tiles, divisor(static_cast<uint32_t>(m.down_tiling.tiles)), m.passes, m.units_per_pass, m.experts_per_page};
+                                          m.down_tiling.tiles, divisor(static_cast<uint32_t>(m.down_tiling.tiles)), divisor(static_cast<uint32_t>(m.tiles)), m.tiles, m_.blocks, m.passes, m.units_per_pass, m.experts_per_page};
   }
 
   void pick(Op op) {

@@ -525,7 +525,10 @@ std::vector<Instruction> pair_list(const std::vector<PairCall>& copies, int call
 // Whether a stream of calls of so many experts each may find all choices made. Nothing but its ring keeps a fetching warp from running ahead then, and one that lists the experts of two calls before its
 // block has looked at the first list loses the second one (`experts_full` has two phases). With more pages in each block's share of `up` than the ring has, a call's experts are listed when the
 // block is at work on `up` of the call before. The list itself may be written while the other is read: sets have equally many experts and none in common.
-bool choices_fit(const ExpertsUpArgs& up, int count, int blocks) { return count * up.tiles * up.segments / blocks * up.pages_per_segment > kPages; }
+bool choices_fit(const ExpertsUpArgs& up, int count, int blocks) {
+  const int tiles = count * up.tiles, rounds = tiles / blocks;
+  return ((tiles - rounds * blocks) * up.segments / blocks + rounds * up.segments) * up.pages_per_segment > kPages;
+}
 
 // h as the device has it, [rank][live row][channel], and whether each value is the double one rounded to E4M3.
 std::vector<std::vector<std::vector<double>>> check_inner(const PairCall& call, const StepInputs& x, const std::vector<uint8_t>& h, int live) {

@@ -7,6 +7,9 @@
 
 namespace kilotoken::stack {
 
+// What of the instruction before must be there.
+enum class Made { kAll, kEarly, kNothing };
+
 // --- between math and finishing warps
 
 __device__ __forceinline__ void hand_over(Block& b, const float (&acc)[4]) {
@@ -64,8 +67,7 @@ __device__ __forceinline__ void expect_input(Block& b, uint32_t bytes) {
 }
 
 __device__ __forceinline__ void await_input(Block& b) {
-  b.wait(&b.shared.input_full, b.input_phase, ptx::Wait::kActivations);
-  b.input_phase ^= 1;
+  b.wait_phase(&b.shared.input_full, 0, ptx::Wait::kActivations);
 }
 
 // --- a page of the ring
@@ -314,28 +316,36 @@ __device__ __forceinline__ int list_experts(const Choice* choice, Uses uses, int
 }
 
 __device__ __forceinline__ int await_experts(Block& b) {
-  b.wait(&b.shared.experts_full, b.experts_phase, ptx::Wait::kExperts);
-  b.experts_phase ^= 1;
+  b.wait_phase(&b.shared.experts_full, 2, ptx::Wait::kExperts);
   return b.shared.expert_count;
 }
 
-// Segments of the chosen experts' tiles that a block makes, by rank. Those of a tile that another block finishes come first, then the end of one that others began, then whole
-// tiles: so no block waits for its neighbours' last product.
+// Segments that a block makes, of all chosen experts' tiles in the order of ranks: [begin, end) of the tiles that are dealt out by segments, then a whole tile a round.
+// Of the first, those of a tile that another block finishes come before the rest, so that no block waits for its neighbours' last product.
 struct UpShare {
   int begin, end;
-  int whole;  // [begin, whole): of a tile that others began
-  int tail;   // [tail, end): of a tile that the block does not finish
-  __device__ __forceinline__ int count() const { return end - begin; }
-  __device__ __forceinline__ int nth(int n) const { return tail + n < end ? tail + n : tail + n - count(); }
+  int tail;       // [tail, end): of a tile that the block does not finish
+  int dealt;      // tiles that are dealt out by segments
+  int in_rounds;  // segments behind them
+  __device__ __forceinline__ int count() const { return end - begin + in_rounds; }
 };
 
-__device__ __forceinline__ UpShare up_share(const ExpertsUpArgs& args, int block, int experts) {
-  const int all = experts * args.tiles * args.segments, last = args.segments - 1;
+__device__ __forceinline__ UpShare up_share(const ExpertsUpArgs& args, int block, int blocks, int experts) {
+  const int tiles = experts * args.tiles, rounds = tiles / args.by_blocks;
   UpShare share;
-  share.begin = block * all / args.by_blocks, share.end = (block + 1) * all / args.by_blocks;
+  share.dealt = tiles - rounds * blocks;
+  share.in_rounds = rounds * args.segments;
+  share.begin = block * share.dealt * args.segments / args.by_blocks, share.end = (block + 1) * share.dealt * args.segments / args.by_blocks;
   share.tail = max(share.begin, share.end / args.by_segments * args.segments);
-  share.whole = min(share.tail, (share.begin + last) / args.by_segments * args.segments);
   return share;
+}
+
+// The n-th segment that the block makes.
+__device__ __forceinline__ int nth_segment(const ExpertsUpArgs& args, const UpShare& share, int block, int blocks, int n) {
+  const int of_dealt = share.end - share.begin;
+  if (n < of_dealt) return share.tail + n < share.end ? share.tail + n : share.tail + n - of_dealt;
+  const int round = (n - of_dealt) / args.by_segments;
+  return (share.dealt + round * blocks + block - round) * args.segments + n - of_dealt;
 }
 
 inline constexpr uint32_t kFirstMask = 0x9c9c9c9cu;
@@ -475,16 +485,26 @@ __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b,
     const uint8_t* const codes = args.codes;
     const float* const scales = args.scales;
     ready();
+    b.shared.experts_known = ptx::barrier_passed_already(&b.shared.experts_full, b.phases >> 2 & 1);
     expect_input(b, k * kRows + k / kQuantGroup * kRows * 4);
     ptx::bulk_copy(b.shared.input, codes, k * kRows, &b.shared.input_full);
     ptx::bulk_copy(b.shared.input_scales, scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
   }
   await_input(b);
-  // The router still chooses. The loop's instructions are not in the cache (each layer runs more of them than it holds), and fetching them takes as long as two
+  // While the router still chooses: the loop's instructions are not in the cache (each layer runs more of them than it holds), and fetching them takes as long as two
   // pages in good supply; so two pages that are none are multiplied meanwhile and forgotten.
-  bool rehearsal = true;
-  int segment = 0, first = 0;     // of the tile; of the tile that others began
-  int left = 1, behind_tail = 0;  // segments to go; of them behind those of the tile that the block does not finish
+  bool rehearsal = !b.shared.experts_known;
+  int segment = 0, first = 0;     // of the tile; of the first behind the tile that the block does not finish
+  int left = 1, behind_tail = 0;  // segments to go; of them behind that tile's
+  const auto begin = [&] {
+    const int count = await_experts(b);
+    if (b.thread == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
+    const UpShare share = up_share(args, b.index(), b.count(), count);
+    left = share.count(), behind_tail = left - (share.end - share.tail);
+    first = share.tail > share.begin ? share.begin - share.begin / args.by_segments * args.segments : 0;
+    segment = left == behind_tail ? first : share.tail - share.tail / args.by_segments * args.segments;
+  };
+  if (!rehearsal) begin();
 #pragma unroll 1
   while (left > 0) {
     float acc[4] = {};
@@ -503,12 +523,7 @@ __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b,
       continue;
     }
     rehearsal = false;
-    const int count = await_experts(b);
-    if (b.thread == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
-    const UpShare share = up_share(args, b.index(), count);
-    left = share.count(), behind_tail = share.tail - share.begin;
-    first = share.begin - share.begin / args.by_segments * args.segments;
-    segment = left == behind_tail ? first : share.tail - share.tail / args.by_segments * args.segments;
+    begin();
   }
 }
 
@@ -522,9 +537,9 @@ __device__ __forceinline__ void store_piece(float4* pieces, int block, int place
 }
 
 // Of `segment`, from whichever block has made it.
-__device__ __forceinline__ Sums await_piece(const ExpertsUpArgs& args, const float4* pieces, const Block& b, int segment, int experts, uint32_t mark) {
-  const int all = experts * args.tiles * args.segments, block = ((segment + 1) * b.count() - 1) / all;
-  const float4* const from = pieces + (block * kMostCut + segment - up_share(args, block, experts).tail) * 2 * kFinishThreads;
+__device__ __forceinline__ Sums await_piece(const ExpertsUpArgs& args, const float4* pieces, const Block& b, int segment, const UpShare& own, int experts, uint32_t mark) {
+  const int block = ((segment + 1) * b.count() - 1) / (own.dealt * args.segments);
+  const float4* const from = pieces + (block * kMostCut + segment - up_share(args, block, b.count(), experts).tail) * 2 * kFinishThreads;
   ptx::Watch watch;
   Sums sums;
   for (;;) {
@@ -542,7 +557,9 @@ __device__ __forceinline__ void add(Sums& sums, const Sums& segment) {
 }
 
 // silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and code_unit of the down projection go into the scale.
-__device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
+// `report_early`: what one thread calls when all of the block's tiles are made but that of the last round.
+template <class Report>
+__device__ void up_finish(const ExpertsUpArgs& args, Block& b, Report report_early) {
   const int warp = b.thread % kFinishThreads / 32, lane = b.thread % 32, column = lane % 4 * 2;
   // Meanwhile the math warps multiply: the norm's factors, and how much each row gives to each expert.
   const int warps = kFinishThreads / 32;
@@ -569,7 +586,7 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
     }
   }
   finish_sync();
-  const UpShare share = up_share(args, b.index(), count);
+  const UpShare share = up_share(args, b.index(), b.count(), count);
   const uint32_t pieces_mark = mark_of(args.pieces_uses, b);
   float4* const pieces = reinterpret_cast<float4*>(args.pieces) + b.thread % kFinishThreads;
   const float unit = code_unit(args.storage);
@@ -578,17 +595,20 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
 #pragma unroll 1
     for (int i = share.end - share.tail; i < kMostCut; ++i) store_piece(pieces, b.index(), i, Sums{}, pieces_mark);
   }
+  const int last_round = share.in_rounds > 0 ? share.count() - args.segments : 0;
+  if (last_round == 0 && b.thread % kFinishThreads == 0) report_early();
   Sums sums{};
 #pragma unroll 1
   for (int n = 0; n < share.count(); ++n) {
-    const int segment = share.nth(n), tile = segment / args.by_segments, of_tile = segment - tile * args.segments;
-    if (segment >= share.tail) {
+    const int segment = nth_segment(args, share, b.index(), b.count(), n), tile = segment / args.by_segments, of_tile = segment - tile * args.segments;
+    if (n == last_round && n > 0 && b.thread % kFinishThreads == 0) report_early();
+    if (n < share.end - share.tail) {
       store_piece(pieces, b.index(), segment - share.tail, take_over(b), pieces_mark);
       continue;
     }
     if (segment == share.begin && of_tile > 0) {
 #pragma unroll 1
-      for (int i = 0; i < of_tile; ++i) add(sums, await_piece(args, pieces, b, segment - of_tile + i, count, pieces_mark));
+      for (int i = 0; i < of_tile; ++i) add(sums, await_piece(args, pieces, b, segment - of_tile + i, share, count, pieces_mark));
     }
     add(sums, take_over(b));
     if (of_tile + 1 < args.segments) continue;
@@ -632,12 +652,12 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
 
 // The fetching warp; experts are known.
 __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t policy, int count) {
-  const UpShare share = up_share(args, b.index(), count);
+  const UpShare share = up_share(args, b.index(), b.count(), count);
   const uint32_t bytes = up_page_bytes(args.storage, args.page_k), segment_bytes = args.pages_per_segment * bytes;
   if (b.thread % 32 == 0) {
 #pragma unroll 1
     for (int n = 0; n < share.count(); ++n) {
-      const int segment = share.nth(n), tile = segment / args.by_segments, rank = tile / args.by_tiles;
+      const int segment = nth_segment(args, share, b.index(), b.count(), n), rank = segment / args.by_segments / args.by_tiles;
       const uint8_t* from = args.pages + (static_cast<size_t>(b.shared.experts[rank] - rank) * args.tiles * args.segments + segment) * segment_bytes;
 #pragma unroll 1
       for (int page = 0; page < args.pages_per_segment; ++page, from += bytes) {
@@ -720,26 +740,37 @@ __device__ __forceinline__ void down_some(Block& b, const uint8_t* const (&page)
   }
 }
 
-// All chosen experts' units of one pass: four at a time, and what is left.
+// The inputs of the experts whose h was made last.
+__device__ __forceinline__ void await_late(Block& b) {
+  b.wait_phase(&b.shared.late_full, 1, ptx::Wait::kActivations);
+}
+
+// All chosen experts' units of one pass: four at a time, and what is left. `there`: experts whose inputs are there; the others' are awaited where they are needed.
 template <int kUnits>
-__device__ __forceinline__ void down_experts(Block& b, int count, float (&acc)[kUnits][4]) {
+__device__ __forceinline__ void down_experts(Block& b, int count, int& there, float (&acc)[kUnits][4]) {
   constexpr int kPerPage = down_experts_per_page(Storage::kMxfp4, kUnits), kPagesAtOnce = kPerPage < 4 ? 4 / kPerPage : 1;
   constexpr int kAtOnce = kPerPage * kPagesAtOnce;
   static_assert(kPagesAtOnce <= 2);
   const uint8_t* page[2];
   int begin = 0;
 #pragma unroll 1
-  for (; begin + kAtOnce <= count; begin += kAtOnce) {
-    if constexpr (kPagesAtOnce == 2) {
-      await_pages(b, page);
-    } else {
-      const uint8_t* one[1];
-      await_pages(b, one);
-      page[0] = page[1] = one[0];
-    }
+  for (;;) {
 #pragma unroll 1
-    for (int i = 0; i < kAtOnce; i += 4) down_some<kUnits, 4>(b, page, i, kAtOnce, begin, acc);
-    release_pages<kPagesAtOnce>(b);
+    for (; begin + kAtOnce <= there; begin += kAtOnce) {
+      if constexpr (kPagesAtOnce == 2) {
+        await_pages(b, page);
+      } else {
+        const uint8_t* one[1];
+        await_pages(b, one);
+        page[0] = page[1] = one[0];
+      }
+#pragma unroll 1
+      for (int i = 0; i < kAtOnce; i += 4) down_some<kUnits, 4>(b, page, i, kAtOnce, begin, acc);
+      release_pages<kPagesAtOnce>(b);
+    }
+    if (there == count) break;
+    await_late(b);
+    there = count;
   }
   const int left = count - begin;
   if (left == 0) return;
@@ -759,12 +790,16 @@ __device__ __forceinline__ void down_experts(Block& b, int count, float (&acc)[k
 
 // The same of E4M3: a page is as long as its products take, so one at a time is enough.
 template <int kUnits>
-__device__ __forceinline__ void down_experts_e4m3(Block& b, int count, float (&acc)[kUnits][4]) {
+__device__ __forceinline__ void down_experts_e4m3(Block& b, int count, int& there, float (&acc)[kUnits][4]) {
   constexpr int kPerPage = down_experts_per_page(Storage::kE4m3, kUnits);
   const int half = b.thread / 128, lane = b.thread % 32;
 #pragma unroll 1
   for (int begin = 0; begin < count; begin += kPerPage) {
     const int here = min(kPerPage, count - begin);
+    if (begin + here > there) {
+      await_late(b);
+      there = count;
+    }
     const uint8_t* page[1];
     await_pages(b, page);
     float d[kPerPage][kUnits][4], scale[kPerPage][kUnits];
@@ -801,32 +836,58 @@ __device__ __forceinline__ void down_experts_e4m3(Block& b, int count, float (&a
   }
 }
 
+// Experts whose h is complete when all blocks have made all tiles but those of the last round.
+__device__ __forceinline__ int early_experts(const ExpertsDownArgs& args, int count) { return early_tiles(count * args.up_tiles, args.blocks) / args.by_up_tiles; }
+
+__device__ __forceinline__ const uint8_t* h_of_block(const ExpertsDownArgs& args, int first_unit) {
+  return args.h + static_cast<size_t>(first_unit / args.by_tiles) * kMaxStepExperts * kDownInputBytes;
+}
+
+// The math warps have no more use for the inputs before; the finishing warps wait for that.
+__device__ __forceinline__ void inputs_free(const Block&) { ptx::group_arrive<4, kMathThreads + kFinishThreads>(); }
+__device__ __forceinline__ void await_inputs_free(const Block&) { ptx::group_sync<4, kMathThreads + kFinishThreads>(); }
+
+// The math warps start with the experts that are complete early; the inputs of the others are fetched by a finishing thread, which has nothing else to do. `ready`: waits for what it names.
 template <Storage kStorage, int kUnits, class Ready>
 __device__ void down_multiply(const ExpertsDownArgs& args, Block& b, Ready ready) {
   const int first = b.index() * args.passes * kUnits;
-  if (b.thread == 0 && first >= args.units) ready();
+  if (b.thread == 0 && first >= args.units) ready(Made::kAll);
   if (first >= args.units) return;
-  const int count = b.shared.expert_count, slice = first / args.by_tiles;
+  inputs_free(b);
+  const int count = b.shared.expert_count;
+  int there = early_experts(args, count);
   if (b.thread == 0) {
-    const uint8_t* const h = args.h + static_cast<size_t>(slice) * kMaxStepExperts * kDownInputBytes;
-    ready();
-    expect_input(b, count * kDownInputBytes);
-    ptx::bulk_copy(b.shared.input, h, count * kDownInputBytes, &b.shared.input_full);
+    const uint8_t* const h = h_of_block(args, first);
+    ready(there > 0 ? Made::kEarly : Made::kNothing);
+    if (there > 0) {
+      expect_input(b, there * kDownInputBytes);
+      ptx::bulk_copy(b.shared.input, h, there * kDownInputBytes, &b.shared.input_full);
+    }
   }
-  await_input(b);
+  if (there > 0) await_input(b);
 #pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass) {
     float acc[kUnits][4] = {};
-    if constexpr (kStorage == Storage::kE4m3) down_experts_e4m3<kUnits>(b, count, acc);
-    else down_experts<kUnits>(b, count, acc);
+    if constexpr (kStorage == Storage::kE4m3) down_experts_e4m3<kUnits>(b, count, there, acc);
+    else down_experts<kUnits>(b, count, there, acc);
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) hand_over(b, acc[u]);
   }
 }
 
-__device__ inline void down_finish(const ExpertsDownArgs& args, Block& b) {
+template <class Ready>
+__device__ void down_finish(const ExpertsDownArgs& args, Block& b, Ready ready) {
   const int units = args.passes * args.units_per_pass, first = b.index() * units;
   if (first >= args.units) return;
+  await_inputs_free(b);
+  if (b.thread % kFinishThreads == 0) {
+    const int count = b.shared.expert_count, early = early_experts(args, count);
+    const uint8_t* const h = h_of_block(args, first);
+    ready(Made::kAll);
+    ptx::fence_async_global();
+    ptx::barrier_expect(&b.shared.late_full, (count - early) * kDownInputBytes);
+    ptx::bulk_copy(b.shared.input + early * kDownInputBytes, h + early * kDownInputBytes, (count - early) * kDownInputBytes, &b.shared.late_full);
+  }
 #pragma unroll 1
   for (int u = 0; u < units; ++u) store_part(b, args.parts + static_cast<size_t>(first + u) * kPartFloats, take_over(b), mark_of(args.uses, b));
 }

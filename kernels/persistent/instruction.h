@@ -183,6 +183,8 @@ struct ExpertsDownArgs {
   Storage storage;
   int experts, units, tiles;
   Divisor by_tiles;
+  Divisor by_up_tiles;
+  int up_tiles, blocks;        // tiles of the up products that make an expert's h; blocks that make them
   int passes, units_per_pass;  // of a block, all in one slice of k
   int experts_per_page;      // of a ring page
 };
