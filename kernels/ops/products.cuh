@@ -545,7 +545,7 @@ __device__ __forceinline__ Sums await_piece(const ExpertsUpArgs& args, const flo
   for (;;) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) sums.of[i] = turned(ptx::load_relaxed(from + i * kFinishThreads), mark);
-    if (((any_bit(sums.of[0]) | any_bit(sums.of[1])) & 1u) == 0) return sums;
+    if (((any_bit(sums.of[0]) | any_bit(sums.of[1])) & 1u) == 0 || defect(Defect::kStalePart)) return sums;
     watch.look(b.fault(), ptx::Wait::kParts, b.instruction());
   }
 }
