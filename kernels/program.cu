@@ -177,10 +177,11 @@ class ProgramBuilder {
     const InputBuffers& in = buffers(Reader::kFfn);
     add(Op::kExpertsUp, inputs_made).up = {m.up.get(), w_.choice.get(), uses, in.codes.get(), in.scales.get(), norm, w_.h.get(), w_.pieces.get(), use(kPiecesKey), m.storage, t.experts,
                                            t.experts_per_token, m.tiles, m.segments, m.pages_per_segment, m.page_k, divisor(static_cast<uint32_t>(m.tiles)),
-                                           divisor(static_cast<uint32_t>(m.segments)), divisor(static_cast<uint32_t>(m_.blocks)), index};
+                                           divisor(static_cast<uint32_t>(m.segments)), divisor(static_cast<uint32_t>(m_.blocks)), m.units, m.passes * m.units_per_pass,
+                                           divisor(static_cast<uint32_t>(m.down_tiling.tiles)), index};
     parts_ = parts_of(m.down_tiling);
     add(Op::kExpertsDown, last()).down = {m.down.get(), w_.choice.get(), uses, w_.h.get(), const_cast<float*>(parts_.data), parts_.uses, m.storage, t.experts, m.units,
-                                          m.down_tiling.tiles, divisor(static_cast<uint32_t>(m.down_tiling.tiles)), divisor(static_cast<uint32_t>(m.tiles)), m.tiles, m_.blocks, m.passes, m.units_per_pass, m.experts_per_page};
+                                          m.down_tiling.tiles, divisor(static_cast<uint32_t>(m.down_tiling.tiles)), divisor(static_cast<uint32_t>(m.tiles)), m.tiles, m.passes, m.units_per_pass, m.experts_per_page};
   }
 
   void pick(Op op) {

@@ -7,9 +7,6 @@
 
 namespace kilotoken::stack {
 
-// What of the instruction before must be there.
-enum class Made { kAll, kEarly, kNothing };
-
 // --- between math and finishing warps
 
 __device__ __forceinline__ void hand_over(Block& b, const float (&acc)[4]) {
@@ -479,7 +476,6 @@ __device__ __forceinline__ void multiply_up_segment_e4m3(Block& b, int page, int
 
 template <class Ready>
 __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
-  begin_together();
   const int k = args.segments * args.pages_per_segment * args.page_k;
   if (b.thread == 0) {
     const uint8_t* const codes = args.codes;
@@ -490,6 +486,7 @@ __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b,
     ptx::bulk_copy(b.shared.input, codes, k * kRows, &b.shared.input_full);
     ptx::bulk_copy(b.shared.input_scales, scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
   }
+  begin_together();
   await_input(b);
   // While the router still chooses: the loop's instructions are not in the cache (each layer runs more of them than it holds), and fetching them takes as long as two
   // pages in good supply; so two pages that are none are multiplied meanwhile and forgotten.
@@ -556,10 +553,25 @@ __device__ __forceinline__ void add(Sums& sums, const Sums& segment) {
   for (int i = 0; i < 2; ++i) sums.of[i] = sums.of[i] + unmarked(segment.of[i]);
 }
 
+// --- the down products' inputs. Experts that are complete before the last round of up products come first: a finishing thread sends for them when the math warps have
+// handed over their last segment, and for the others when all blocks have reported.
+
+// Of `count`, those whose h is complete when all blocks have made all tiles but those of the last round.
+__device__ __forceinline__ int early_experts(const ExpertsUpArgs& args, int count, int blocks) { return early_tiles(count * args.tiles, blocks) / args.by_tiles; }
+__device__ __forceinline__ int early_experts(const ExpertsDownArgs& args, int count, int blocks) { return early_tiles(count * args.up_tiles, blocks) / args.by_up_tiles; }
+
+// One thread; a slice's h of experts [first, end) in the order of ranks.
+__device__ __forceinline__ void send_h(const uint8_t* h, int slice, Block& b, int first, int end, uint64_t* full) {
+  const uint32_t bytes = (end - first) * kDownInputBytes;
+  ptx::fence_async_global();
+  ptx::barrier_expect(full, bytes);
+  ptx::bulk_copy(b.shared.input + first * kDownInputBytes, h + (static_cast<size_t>(slice) * kMaxStepExperts + first) * kDownInputBytes, bytes, full);
+}
+
 // silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and code_unit of the down projection go into the scale.
-// `report_early`: what one thread calls when all of the block's tiles are made but that of the last round.
-template <class Report>
-__device__ void up_finish(const ExpertsUpArgs& args, Block& b, Report report_early) {
+// What one thread calls: `report_early` when all of the block's tiles are made but that of the last round, `await_early` until all blocks have said so; false: nobody asks.
+template <class Report, class Await>
+__device__ void up_finish(const ExpertsUpArgs& args, Block& b, Report report_early, Await await_early) {
   const int warp = b.thread % kFinishThreads / 32, lane = b.thread % 32, column = lane % 4 * 2;
   // Meanwhile the math warps multiply: the norm's factors, and how much each row gives to each expert.
   const int warps = kFinishThreads / 32;
@@ -611,6 +623,10 @@ __device__ void up_finish(const ExpertsUpArgs& args, Block& b, Report report_ear
       for (int i = 0; i < of_tile; ++i) add(sums, await_piece(args, pieces, b, segment - of_tile + i, share, count, pieces_mark));
     }
     add(sums, take_over(b));
+    if (n + 1 == share.count() && b.thread % kFinishThreads == 0) {
+      const int early = early_experts(args, count, b.count()), unit = b.index() * args.down_units_of_block;
+      if (early > 0 && unit < args.down_units && await_early()) send_h(args.h, unit / args.down_by_tiles, b, 0, early, &b.shared.input_full);
+    }
     if (of_tile + 1 < args.segments) continue;
     const int rank = tile / args.by_tiles, of_expert = tile - rank * args.tiles;
     float h[2][2];  // [i][column]
@@ -836,34 +852,19 @@ __device__ __forceinline__ void down_experts_e4m3(Block& b, int count, int& ther
   }
 }
 
-// Experts whose h is complete when all blocks have made all tiles but those of the last round.
-__device__ __forceinline__ int early_experts(const ExpertsDownArgs& args, int count) { return early_tiles(count * args.up_tiles, args.blocks) / args.by_up_tiles; }
-
-__device__ __forceinline__ const uint8_t* h_of_block(const ExpertsDownArgs& args, int first_unit) {
-  return args.h + static_cast<size_t>(first_unit / args.by_tiles) * kMaxStepExperts * kDownInputBytes;
-}
-
+// `early`: whether up products came before, whose finishing warps have sent for h of early experts. `ready`: as in linear_multiply().
 // The math warps have no more use for the inputs before; the finishing warps wait for that.
 __device__ __forceinline__ void inputs_free(const Block&) { ptx::group_arrive<4, kMathThreads + kFinishThreads>(); }
 __device__ __forceinline__ void await_inputs_free(const Block&) { ptx::group_sync<4, kMathThreads + kFinishThreads>(); }
 
-// The math warps start with the experts that are complete early; the inputs of the others are fetched by a finishing thread, which has nothing else to do. `ready`: waits for what it names.
 template <Storage kStorage, int kUnits, class Ready>
-__device__ void down_multiply(const ExpertsDownArgs& args, Block& b, Ready ready) {
+__device__ void down_multiply(const ExpertsDownArgs& args, Block& b, bool early, Ready ready) {
   const int first = b.index() * args.passes * kUnits;
-  if (b.thread == 0 && first >= args.units) ready(Made::kAll);
+  if (b.thread == 0 && first >= args.units) ready();
   if (first >= args.units) return;
   inputs_free(b);
   const int count = b.shared.expert_count;
-  int there = early_experts(args, count);
-  if (b.thread == 0) {
-    const uint8_t* const h = h_of_block(args, first);
-    ready(there > 0 ? Made::kEarly : Made::kNothing);
-    if (there > 0) {
-      expect_input(b, there * kDownInputBytes);
-      ptx::bulk_copy(b.shared.input, h, there * kDownInputBytes, &b.shared.input_full);
-    }
-  }
+  int there = early ? early_experts(args, count, b.count()) : 0;
   if (there > 0) await_input(b);
 #pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass) {
@@ -876,17 +877,14 @@ __device__ void down_multiply(const ExpertsDownArgs& args, Block& b, Ready ready
 }
 
 template <class Ready>
-__device__ void down_finish(const ExpertsDownArgs& args, Block& b, Ready ready) {
+__device__ void down_finish(const ExpertsDownArgs& args, Block& b, bool early, Ready ready) {
   const int units = args.passes * args.units_per_pass, first = b.index() * units;
   if (first >= args.units) return;
   await_inputs_free(b);
   if (b.thread % kFinishThreads == 0) {
-    const int count = b.shared.expert_count, early = early_experts(args, count);
-    const uint8_t* const h = h_of_block(args, first);
-    ready(Made::kAll);
-    ptx::fence_async_global();
-    ptx::barrier_expect(&b.shared.late_full, (count - early) * kDownInputBytes);
-    ptx::bulk_copy(b.shared.input + early * kDownInputBytes, h + early * kDownInputBytes, (count - early) * kDownInputBytes, &b.shared.late_full);
+    const int count = b.shared.expert_count;
+    ready();
+    send_h(args.h, first / args.by_tiles, b, early ? early_experts(args, count, b.count()) : 0, count, &b.shared.late_full);
   }
 #pragma unroll 1
   for (int u = 0; u < units; ++u) store_part(b, args.parts + static_cast<size_t>(first + u) * kPartFloats, take_over(b), mark_of(args.uses, b));

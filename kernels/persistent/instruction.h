@@ -170,6 +170,8 @@ struct ExpertsUpArgs {
   Storage storage;           // of the experts: kMxfp4 or kE4m3
   int experts, per_token, tiles, segments, pages_per_segment, page_k;
   Divisor by_tiles, by_segments, by_blocks;
+  int down_units, down_units_of_block;  // of the down products that follow
+  Divisor down_by_tiles;
   int mixture_layer;         // counted from 0, for the record
 };
 
@@ -184,7 +186,7 @@ struct ExpertsDownArgs {
   int experts, units, tiles;
   Divisor by_tiles;
   Divisor by_up_tiles;
-  int up_tiles, blocks;        // tiles of the up products that make an expert's h; blocks that make them
+  int up_tiles;                // tiles of the up products that make an expert's h
   int passes, units_per_pass;  // of a block, all in one slice of k
   int experts_per_page;      // of a ring page
 };

@@ -37,17 +37,17 @@ __device__ __forceinline__ int place_among(const Instruction& ins, const Place& 
 // --- the three roles' part of one instruction
 
 template <Storage kStorage, class Ready>
-__device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, Block& b, Ready ready) {
+__device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, Block& b, bool early, Ready ready) {
   switch (args.units_per_pass) {
-    case 1: return down_multiply<kStorage, 1>(args, b, ready);
-    case 2: return down_multiply<kStorage, 2>(args, b, ready);
-    default: return down_multiply<kStorage, 3>(args, b, ready);
+    case 1: return down_multiply<kStorage, 1>(args, b, early, ready);
+    case 2: return down_multiply<kStorage, 2>(args, b, early, ready);
+    default: return down_multiply<kStorage, 3>(args, b, early, ready);
   }
 }
 
-// `ready`: what thread 0 of a product calls before it fetches inputs.
+// `alone`: in a launch of its own. `ready`: what thread 0 of a product calls before it fetches inputs.
 template <class Ready>
-__device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready ready) {
+__device__ __forceinline__ void math(const Instruction& ins, Block& b, bool alone, Ready ready) {
   // Ahead of the others: among them the operation's number costs a register that this one wants.
   if (ins.op == Op::kAttend) return ins.attend.head_dim == 192 ? attend<192>(ins.attend, b) : attend<128>(ins.attend, b);
   switch (ins.op) {
@@ -64,7 +64,7 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
     case Op::kTopk: return topk(ins.topk, b, place_among(ins, b));
     case Op::kExpertsUp: return up_multiply(ins.up, b, ready);
     case Op::kExpertsDown:
-      return ins.down.storage == Storage::kE4m3 ? down_multiply_any<Storage::kE4m3>(ins.down, b, ready) : down_multiply_any<Storage::kMxfp4>(ins.down, b, ready);
+      return ins.down.storage == Storage::kE4m3 ? down_multiply_any<Storage::kE4m3>(ins.down, b, !alone, ready) : down_multiply_any<Storage::kMxfp4>(ins.down, b, !alone, ready);
     case Op::kLogits: return;  // finish()
     case Op::kPickDraft: return pick_draft(ins.pick, b);
     case Op::kPick: return pick(ins.pick, b);
@@ -73,13 +73,13 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
   }
 }
 
-// `ready`: as in math(). `report_early`: what a thread calls when what comes before the last round is made.
-template <class Ready, class Report>
-__device__ __forceinline__ void finish(const Instruction& ins, Block& b, Ready ready, Report report_early) {
+// `alone`, `ready`: as in math(); the others: as in up_finish().
+template <class Ready, class Report, class Await>
+__device__ __forceinline__ void finish(const Instruction& ins, Block& b, bool alone, Ready ready, Report report_early, Await await_early) {
   switch (ins.op) {
     case Op::kLinear: return linear_finish(ins.linear, b);
-    case Op::kExpertsUp: return up_finish(ins.up, b, report_early);
-    case Op::kExpertsDown: return down_finish(ins.down, b, ready);
+    case Op::kExpertsUp: return up_finish(ins.up, b, report_early, await_early);
+    case Op::kExpertsDown: return down_finish(ins.down, b, !alone, ready);
     case Op::kLogits: return logits(ins.logits, b, place_among(ins, b));
     default: return;
   }
@@ -210,11 +210,12 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
       b.thread = this_thread();
       b.uses = pass.odd ^ (b.at >= program.verify ? pass.drafted << 1 : 0);
       if (leads()) reader.load(b.at + kFetched - 1, pass.end);
-      const auto ready = [&](Made what = Made::kAll) {  // one thread
-        if (ins.waits >= 0 && !alone && what != Made::kNothing) {
-          const uint32_t count = ins.waits >= program.verify ? pass.verifies : pass.drafts;
-          ptx::wait_counter(program.done + ins.waits * kLineWords + (what == Made::kEarly ? kEarlyWord : 0), count * ins.arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction());
-        }
+      const auto await = [&](int instruction, int word, uint32_t arrivals) {  // one thread
+        const uint32_t count = instruction >= program.verify ? pass.verifies : pass.drafts;
+        ptx::wait_counter(program.done + instruction * kLineWords + word, count * arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction());
+      };
+      const auto ready = [&] {  // one thread
+        if (ins.waits >= 0 && !alone) await(ins.waits, 0, ins.arrivals);
         if constexpr (kRole == Role::kMath) record(program, b.at, 0, 3);
       };
       if constexpr (kRole == Role::kMath) {
@@ -225,7 +226,7 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
             if (ins.waits >= 0) math_sync();
           }
           if (alone && ins.op == Op::kExpertsDown) await_experts(b);
-          math(ins, b, ready);
+          math(ins, b, alone, ready);
           if (b.thread == 0) record(program, b.at, 1, 2);
           if (!is_product(ins.op)) {
             if (works_in_shared(ins.op)) ptx::fence_async_shared();  // the next inputs may come to where this one worked
@@ -243,9 +244,14 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
         const bool reports = ins.op == Op::kExpertsUp || is_finishing(ins.op);
         if (is_product(ins.op) || (is_finishing(ins.op) && place_among(ins, b) < ins.workers)) {
           if (is_finishing(ins.op) && b.thread % kFinishThreads == 0) record(program, b.at, 0, 3);
-          finish(ins, b, ready, [&] {
+          const auto report_early = [&] {
             if (!alone) ptx::add_release(program.done + b.at * kLineWords + kEarlyWord, 1);
-          });
+          };
+          const auto await_early = [&] {
+            if (!alone) await(b.at, kEarlyWord, ins.workers);
+            return !alone;
+          };
+          finish(ins, b, alone, ready, report_early, await_early);
           if (reports) finish_sync();
           if (b.thread % kFinishThreads == 0) {
             record(program, b.at, is_finishing(ins.op) ? 1 : 2, 2);
