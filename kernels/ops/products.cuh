@@ -458,8 +458,10 @@ __device__ __forceinline__ void multiply_up_pages_e4m3(Block& b, int page_of_til
   for (int i = 0; i < kCount; ++i) p[i].promote(acc);
 }
 
-// The math warps have seen the instruction before done; from here on the finishing warps may read what it made.
-__device__ __forceinline__ void begin_together() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
+// The math warps have seen done what came before; from here on the finishing warps may read what it made. The math warps do not wait: they come here again behind down
+// products, which wait for all blocks' finishing warps.
+__device__ __forceinline__ void finishing_may_begin() { ptx::group_arrive<3, kMathThreads + kFinishThreads>(); }
+__device__ __forceinline__ void await_begin() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
 
 // Pages [page, end) of a tile.
 template <int kPageK>
@@ -476,6 +478,7 @@ __device__ __forceinline__ void multiply_up_segment_e4m3(Block& b, int page, int
 
 template <class Ready>
 __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
+  finishing_may_begin();
   const int k = args.segments * args.pages_per_segment * args.page_k;
   if (b.thread == 0) {
     const uint8_t* const codes = args.codes;
@@ -486,7 +489,6 @@ __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b,
     ptx::bulk_copy(b.shared.input, codes, k * kRows, &b.shared.input_full);
     ptx::bulk_copy(b.shared.input_scales, scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
   }
-  begin_together();
   await_input(b);
   // While the router still chooses: the loop's instructions are not in the cache (each layer runs more of them than it holds), and fetching them takes as long as two
   // pages in good supply; so two pages that are none are multiplied meanwhile and forgotten.
@@ -575,7 +577,7 @@ __device__ void up_finish(const ExpertsUpArgs& args, Block& b, Report report_ear
   const int warp = b.thread % kFinishThreads / 32, lane = b.thread % 32, column = lane % 4 * 2;
   // Meanwhile the math warps multiply: the norm's factors, and how much each row gives to each expert.
   const int warps = kFinishThreads / 32;
-  begin_together();
+  await_begin();
 #pragma unroll 1
   for (int row = warp; row < kRows; row += warps) {
     const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
