@@ -60,6 +60,7 @@ struct Shared {
   Note notes[kPages];
   uint64_t page_full[kPages], page_empty[kPages];
   uint64_t finish_full[2], finish_empty[2];
+  uint64_t finish_began;                             // the up products' finishing warps
   uint64_t input_full, late_full;                    // of inputs; of those that came behind the others (down products)
   uint64_t experts_full;
   uint64_t pass_full, pass_empty;                    // of the resident kernel: the next pass is decided; nobody reads of the one before any more
@@ -101,7 +102,7 @@ struct Place {
 struct Block : Place {
   Turn<kPages> page;
   Turn<2> slot;
-  uint32_t phases = 0;  // of input_full, late_full, experts_full: bits 0, 1, 2
+  uint32_t phases = 0;  // of input_full, late_full, experts_full, finish_began: bits 0 .. 3
 
   __device__ __forceinline__ void wait_phase(uint64_t* barrier, int bit, ptx::Wait what) {
     wait(barrier, phases >> bit & 1, what);

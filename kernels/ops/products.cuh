@@ -479,12 +479,16 @@ __device__ __forceinline__ void multiply_up_segment_e4m3(Block& b, int page, int
 template <class Ready>
 __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
   finishing_may_begin();
+  b.phases ^= 1u << 3;
   const int k = args.segments * args.pages_per_segment * args.page_k;
   if (b.thread == 0) {
     const uint8_t* const codes = args.codes;
     const float* const scales = args.scales;
     ready();
-    b.shared.experts_known = ptx::barrier_passed_already(&b.shared.experts_full, b.phases >> 2 & 1);
+    const bool known = ptx::barrier_passed_already(&b.shared.experts_full, b.phases >> 2 & 1);
+    b.shared.experts_known = known;
+    // Otherwise the router still chooses, and inputs that nobody can use yet would be in its parts' way.
+    if (!known) b.wait(&b.shared.finish_began, (b.phases >> 3 & 1) ^ 1, ptx::Wait::kEpilogueFull);
     expect_input(b, k * kRows + k / kQuantGroup * kRows * 4);
     ptx::bulk_copy(b.shared.input, codes, k * kRows, &b.shared.input_full);
     ptx::bulk_copy(b.shared.input_scales, scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
@@ -578,6 +582,7 @@ __device__ void up_finish(const ExpertsUpArgs& args, Block& b, Report report_ear
   // Meanwhile the math warps multiply: the norm's factors, and how much each row gives to each expert.
   const int warps = kFinishThreads / 32;
   await_begin();
+  if (b.thread % kFinishThreads == 0) ptx::barrier_arrive(&b.shared.finish_began);
 #pragma unroll 1
   for (int row = warp; row < kRows; row += warps) {
     const float factor = norm_factor(args.norm, norm_squares(args.norm, row));

@@ -286,6 +286,7 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     }
     ptx::barrier_init(&shared.input_full, 1);
     ptx::barrier_init(&shared.late_full, 1);
+    ptx::barrier_init(&shared.finish_began, 1);
     ptx::barrier_init(&shared.experts_full, 1);
     ptx::barrier_init(&shared.pass_full, 1);
     ptx::barrier_init(&shared.pass_empty, kThreads - 32);
