@@ -38,7 +38,7 @@ struct Mixture {
   Storage storage = Storage::kMxfp4;
   Device<uint8_t> up, down;
   Tiling down_tiling{};
-  int page_k = 512, pages_per_tile = 0, tiles = 0, units = 0, passes = 1, units_per_pass = 1, experts_per_page = 1;
+  int page_k = 512, segments = 1, pages_per_segment = 0, tiles = 0, units = 0, passes = 1, units_per_pass = 1, experts_per_page = 1;
 };
 
 struct Layer {
@@ -66,7 +66,7 @@ struct InputBuffers {
 struct Workspace {
   InputBuffers inputs[kReaders];
   std::map<std::tuple<int, int, int, int>, Device<float>> parts;  // by tiling: tiles, slices, pages, blocks
-  Device<float> residual, squares, partial, logits, draft_logits;
+  Device<float> residual, squares, partial, pieces, logits, draft_logits;
   Device<uint16_t> q;
   Device<float> inbox, outbox;  // Comm
   Device<uint64_t> best;        // Comm

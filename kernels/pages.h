@@ -134,6 +134,15 @@ KT_HD constexpr size_t query_index(int group, int part, int row, int head, int d
   return (static_cast<size_t>(group * 2 + part) * kRows + row) * kGroupHeads * head_dim + (d / 16 * 32 + head % 8 * 4 + d % 8 / 2) * 8 + (d / 8 % 2 * 2 + head / 8) * 2;
 }
 
+// --- who does what in the up products. Tiles of the chosen experts, in the order of ranks, are made in rounds of one a block; those that would leave blocks without one come
+// first and are dealt out evenly by segments, thirds of k. A segment is always summed by itself, so what becomes of a tile does not depend on who makes it.
+
+inline constexpr int kSegments = 3;
+inline constexpr int kMostCut = kSegments - 1;  // of a tile that the block does not finish
+KT_HD constexpr int segments_of(int pages_of_tile) { return pages_of_tile % kSegments == 0 ? kSegments : 1; }
+// Of `tiles`, made before the last round: the experts of these are complete while the last round still goes on.
+KT_HD constexpr int early_tiles(int tiles, int blocks) { return tiles < blocks ? 0 : tiles - blocks; }
+
 // --- inputs of a step in global memory, as the matrix products read them: 8 rows, 16 bytes of k each
 
 KT_HD constexpr int e4m3_input_offset(int row, int k) { return (k / 16) * 128 + row * 16 + k % 16; }

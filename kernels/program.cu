@@ -32,7 +32,7 @@ class ProgramBuilder {
   struct Count {
     int seen[2] = {}, total[2] = {};  // draft part, verify part
   };
-  static constexpr Key kChoiceKey{-1, 0, 0, 0}, kBestKey{-2, 0, 0, 0}, kCommKeys[2] = {{-3, 0, 0, 0}, {-3, 1, 0, 0}};
+  static constexpr Key kChoiceKey{-1, 0, 0, 0}, kBestKey{-2, 0, 0, 0}, kPiecesKey{-4, 0, 0, 0}, kCommKeys[2] = {{-3, 0, 0, 0}, {-3, 1, 0, 0}};
 
   // A new use of a buffer.
   Uses use(const Key& key) {
@@ -175,12 +175,13 @@ class ProgramBuilder {
     chooser.topk = {parts_, norm, m.bias.get(), w_.choice.get(), uses, t.experts, t.experts_per_token, m.router_tiles, m.low_tiles,
                                       t.normalise_expert_weights, t.routed_scale, t.shared_routing, layer_};
     const InputBuffers& in = buffers(Reader::kFfn);
-    add(Op::kExpertsUp, inputs_made).up = {m.up.get(), w_.choice.get(), uses, in.codes.get(), in.scales.get(), norm, w_.h.get(), m.storage, t.experts,
-                                           t.experts_per_token, m.tiles, m.pages_per_tile, m.page_k, divisor(static_cast<uint32_t>(m.tiles)),
-                                           divisor(static_cast<uint32_t>(m_.blocks)), index};
+    add(Op::kExpertsUp, inputs_made).up = {m.up.get(), w_.choice.get(), uses, in.codes.get(), in.scales.get(), norm, w_.h.get(), w_.pieces.get(), use(kPiecesKey), m.storage, t.experts,
+                                           t.experts_per_token, m.tiles, m.segments, m.pages_per_segment, m.page_k, divisor(static_cast<uint32_t>(m.tiles)),
+                                           divisor(static_cast<uint32_t>(m.segments)), divisor(static_cast<uint32_t>(m_.blocks)), m.units, m.passes * m.units_per_pass,
+                                           divisor(static_cast<uint32_t>(m.down_tiling.tiles)), index};
     parts_ = parts_of(m.down_tiling);
     add(Op::kExpertsDown, last()).down = {m.down.get(), w_.choice.get(), uses, w_.h.get(), const_cast<float*>(parts_.data), parts_.uses, m.storage, t.experts, m.units,
-                                          m.down_tiling.tiles, divisor(static_cast<uint32_t>(m.down_tiling.tiles)), m.passes, m.units_per_pass, m.experts_per_page};
+                                          m.down_tiling.tiles, divisor(static_cast<uint32_t>(m.down_tiling.tiles)), divisor(static_cast<uint32_t>(m.tiles)), m.tiles, m.passes, m.units_per_pass, m.experts_per_page};
   }
 
   void pick(Op op) {

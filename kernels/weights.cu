@@ -195,16 +195,18 @@ Layer Model::load_target_layer(WeightSource& source, int index) {
        "experts of another shape than it can hold");
   need(m.storage != Storage::kE4m3 || (gate.scale_rows == width && up.scale_rows == width), "experts whose scales do not begin anew with each of them");
   m.page_k = m.storage == Storage::kMxfp4 && target.hidden % 512 == 0 ? 512 : 256;
-  m.pages_per_tile = target.hidden / m.page_k;
+  const int pages_per_tile = target.hidden / m.page_k;
+  m.segments = segments_of(pages_per_tile);
+  m.pages_per_segment = pages_per_tile / m.segments;
   m.tiles = width / kUpperHalf;
   Device<uint32_t> refused(1);
-  m.up = Device<uint8_t>(static_cast<size_t>(target.experts) * m.tiles * m.pages_per_tile * up_page_bytes(m.storage, m.page_k));
+  m.up = Device<uint8_t>(static_cast<size_t>(target.experts) * m.tiles * pages_per_tile * up_page_bytes(m.storage, m.page_k));
   if (m.storage == Storage::kMxfp4) {
     check(pack_up(m.up.get(), gate, up, target.experts, m.page_k, refused.get(), nullptr), "packing experts");
     check(cudaDeviceSynchronize(), "packing experts");
   } else {
     const Device<RowSource> map(rows_by_turns(gate.rows));
-    check(pack_linear(m.up.get(), {target.experts * m.tiles, 1, m.pages_per_tile, 0, 1, {}, {}, {}, {}}, Format::kE4m3, {gate, up, {}}, map.get(), nullptr),
+    check(pack_linear(m.up.get(), {target.experts * m.tiles, 1, pages_per_tile, 0, 1, {}, {}, {}, {}}, Format::kE4m3, {gate, up, {}}, map.get(), nullptr),
           "packing experts");
     check(cudaDeviceSynchronize(), "packing experts");
   }
@@ -369,6 +371,7 @@ void Model::size_workspace() {
   w.q = Device<uint16_t>(q_elements);
   w.partial = Device<float>(partial);
   w.h = Device<uint8_t>(static_cast<size_t>(h_slices) * kMaxStepExperts * kDownInputBytes);
+  if (h_slices > 0) w.pieces = Device<float>(static_cast<size_t>(blocks) * kMostCut * kPartFloats);
   w.choice = Device<Choice>(1);
   w.epoch = Device<Epoch>(1);
   w.logits = Device<float>(static_cast<size_t>(kRows) * vocab);

@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(stack::kMathThreads, 1) calls_kernel(const __g
   uint64_t begin = 0;
 #pragma unroll 1
   for (uint32_t call = 0; call < args.warm + args.calls; ++call) {
-    if (threadIdx.x == 0) b.shared.fetched[0][0].index = static_cast<int>(call);  // for faults
+    b.at = static_cast<int>(call);  // for faults
     if (kArrangement != Arrangement::kBarrier) {
       sum = repeat_call(args.comm, b, call, args.marks, group, kGroups, row * kQuantGroup + column, base, mine);
     }

@@ -431,14 +431,17 @@ void make_choices(const std::vector<ChosenSet>& sets, const TopkArgs& topk, cons
 
 class PairBuffers {
  public:
-  PairBuffers() {
+  explicit PairBuffers(int blocks) {
+    for (Device<float>& p : pieces_) p = Device<float>(static_cast<size_t>(blocks) * kMostCut * kPartFloats);
     for (Device<uint8_t>& h : h_) h = Device<uint8_t>(static_cast<size_t>(kSlices) * kMaxStepExperts * kDownInputBytes);
     for (Device<Choice>& c : choice_) c = Device<Choice>(1);
   }
   uint8_t* h(int call) const { return h_[call % kPairBuffers].get(); }
   Choice* choice(int call) const { return choice_[call % kPairBuffers].get(); }
+  float* pieces(int call) const { return pieces_[call % kPairBuffers].get(); }
   static Uses uses(int call) { return use(call / kPairBuffers); }
   void clear() {
+    for (Device<float>& p : pieces_) check(cudaMemset(p.get(), 0, p.bytes()), "pieces");
     for (Device<Choice>& c : choice_) check(cudaMemset(c.get(), 0, c.bytes()), "choices");
     check(cudaStreamSynchronize(nullptr), "choices");
   }
@@ -451,6 +454,7 @@ class PairBuffers {
  private:
   static constexpr int kSlices = kExpertWidth / kDownK;
   std::array<Device<uint8_t>, kPairBuffers> h_;
+  std::array<Device<float>, kPairBuffers> pieces_;
   std::array<Device<Choice>, kPairBuffers> choice_;
 };
 
@@ -481,6 +485,8 @@ std::vector<Instruction> pair_list(const std::vector<PairCall>& copies, int call
     args.scales = x.scales.get();
     args.norm = kNoNorm;
     args.h = buffers.h(i);
+    args.pieces = buffers.pieces(i);
+    args.pieces_uses = PairBuffers::uses(i);
     args.mixture_layer = 0;
     made[i] = list.last();
   };
@@ -519,7 +525,10 @@ std::vector<Instruction> pair_list(const std::vector<PairCall>& copies, int call
 // Whether a stream of calls of so many experts each may find all choices made. Nothing but its ring keeps a fetching warp from running ahead then, and one that lists the experts of two calls before its
 // block has looked at the first list loses the second one (`experts_full` has two phases). With more pages in each block's share of `up` than the ring has, a call's experts are listed when the
 // block is at work on `up` of the call before. The list itself may be written while the other is read: sets have equally many experts and none in common.
-bool choices_fit(const ExpertsUpArgs& up, int count, int blocks) { return count * up.tiles >= blocks && up.pages_per_tile > kPages; }
+bool choices_fit(const ExpertsUpArgs& up, int count, int blocks) {
+  const int tiles = count * up.tiles, rounds = tiles / blocks;
+  return ((tiles - rounds * blocks) * up.segments / blocks + rounds * up.segments) * up.pages_per_segment > kPages;
+}
 
 // h as the device has it, [rank][live row][channel], and whether each value is the double one rounded to E4M3.
 std::vector<std::vector<std::vector<double>>> check_inner(const PairCall& call, const StepInputs& x, const std::vector<uint8_t>& h, int live) {
@@ -554,7 +563,7 @@ void measure_pairs(const std::vector<Pair>& pairs, Runner& runner, std::vector<O
   Tiling tiling{};
   tiling.tiles = hidden_tiles, tiling.slices = pairs[0].down.units / hidden_tiles, tiling.most = 1;
   Sums sums(tiling, kHidden);
-  PairBuffers buffers;
+  PairBuffers buffers(runner.blocks());
   const Device<float> bias(static_cast<size_t>(kMaxExperts));
   const uint64_t expert_bytes = uint64_t{3} * kExpertWidth * kHidden / 2 + uint64_t{3} * kExpertWidth * kHidden / 32;
   const std::pair<int, int> cases[] = {{1, 8}, {2, 16}, {4, 32}, {8, 8}, {8, 24}, {8, 40}, {8, 60}};

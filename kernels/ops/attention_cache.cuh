@@ -111,7 +111,7 @@ struct RowState {
 
 // Low parts of queries: the first four fragments of a row lie in shared memory that the math warps otherwise use between products, the others in registers.
 inline constexpr int kLowShared = 4;
-static_assert(offsetof(Shared, wide) - offsetof(Shared, finish) >= kRows * kLowShared * 512);
+static_assert(offsetof(Shared, factor) - offsetof(Shared, finish) >= kRows * kLowShared * 512);
 __device__ __forceinline__ uint4* low_queries(Shared& shared, uint32_t thread) { return reinterpret_cast<uint4*>(shared.finish) + thread / 32 * (kLowShared * 32) + thread % 32; }
 
 // 32 keys from `at` on, of which the row sees [first, end). `keys`, `values`: shared-memory addresses of the first one's. Where a lane's row of the four matrices lies: keys

@@ -14,16 +14,11 @@
 
 namespace kilotoken::stack {
 
-using ptx::bf16_of, ptx::bf16_pair, ptx::copies_wait, ptx::copy_16, ptx::e4m3_pair, ptx::exp2_of, ptx::load_columns, ptx::load_rows, ptx::load_transposed, ptx::passing,
+using ptx::bf16_of, ptx::bf16_pair, ptx::copies_commit, ptx::copies_wait, ptx::copy_16, ptx::e4m3_pair, ptx::exp2_of, ptx::load_columns, ptx::load_rows, ptx::load_transposed, ptx::passing,
     ptx::product_16x8, ptx::this_thread;
 
 // Roles of a block's warps: 0 .. 3 and 4 .. 7 multiply (and do all that is no matrix product), 8 and 9 finish tiles, 10 fetches, 11 rests.
 inline constexpr int kFinishWarp = 8, kFetchWarp = 10, kRestWarp = 11;
-
-// Whose copy of the list's instructions a thread reads.
-__device__ __forceinline__ int role_of(uint32_t thread) { return thread < kMathThreads ? 0 : thread < kMathThreads + kFinishThreads ? 1 : 2; }
-
-inline constexpr int kQueryStride = 192 + 8;  // elements; the padding spreads rows over banks
 
 // Of a block of keys on its way through the ring (attention_cache.cuh), at its first page.
 struct Note {
@@ -34,11 +29,10 @@ struct Note {
   int new_group, last;       // the first block of a group's, the last one of a chunk
 };
 
-// An instruction that a role works on or will work on next.
-struct alignas(16) Fetched {
-  Instruction instruction;
-  int index;  // in the list
-};
+inline constexpr int kQueryStride = 192 + 8;  // elements; the padding spreads rows over banks
+
+// Instructions that a role has at hand: the one it works on and the next ones. One in which it has no part costs it a few steps then, and otherwise a trip to the L2.
+inline constexpr int kFetched = 4;
 
 struct Shared {
   alignas(128) uint8_t pages[kPages][kPageBytes];
@@ -48,24 +42,26 @@ struct Shared {
     alignas(128) float4 finish[2][2][kFragmentThreads];  // [slot][warpgroup][thread]: accumulators on their way to the finishing warps
     float scratch[16 * kValueDim];                     // of whatever the math warps do between products
   };
-  alignas(16) uint16_t query[2][kRows][kQueryStride];  // a head's queries as high and low BF16 parts
   alignas(16) float small[kMaxExperts];
   double wide[kMathThreads + 8];
+  uint8_t behind[4032];                              // attention over long contexts keeps parts of its queries from `finish` to here
   float factor[kRows];                               // by row: of the norm, or a rescaling
   float expert_weight[kMaxStepExperts][kRows];
   float finish_scratch[2][kRows];
   uint16_t experts[kMaxStepExperts];                 // ids in ascending order, listed by the fetching warp; a position here is an expert's rank
   uint16_t expert_rank[kMaxExperts];                 // of the listed ones
   int expert_count;
+  bool experts_known;                                // when the up products' inputs were sent for
   uint32_t rows, start;                              // of the step in progress, as SessionState has them
   uint32_t first_round;                              // of the launch
   Epoch before;                                      // the launch
   Comm comm;                                         // a copy: the launch's lies where a load takes as long as a trip to the L2
-  Fetched fetched[3][2];                             // by role
+  alignas(16) Instruction fetched[3][kFetched];      // by role; number i of the list at i % kFetched
   Note notes[kPages];
   uint64_t page_full[kPages], page_empty[kPages];
   uint64_t finish_full[2], finish_empty[2];
-  uint64_t input_full;
+  uint64_t finish_began;                             // the up products' finishing warps
+  uint64_t input_full, late_full;                    // of inputs; of those that came behind the others (down products)
   uint64_t experts_full;
   uint64_t pass_full, pass_empty;                    // of the resident kernel: the next pass is decided; nobody reads of the one before any more
 };
@@ -90,7 +86,7 @@ struct Place {
   Shared& shared;
   SessionState* state;
   Mailbox* mailbox;
-  int parity;            // of the instruction in progress: its place in Shared::fetched
+  int at;                // of the instruction in progress: its place in the list
   uint32_t uses;         // bit 1: an odd number of draft parts lie before the instruction in progress, bit 2: of verify parts
   uint32_t thread;       // threadIdx.x, read anew for every instruction: of the constant itself the compiler would derive all operations' indices before the first
                          // instruction and keep them in registers through every one
@@ -99,20 +95,19 @@ struct Place {
   __device__ __forceinline__ int count() const { return static_cast<int>(gridDim.x); }
   __device__ __forceinline__ const Comm& comm() const { return shared.comm; }
   __device__ __forceinline__ ptx::Fault* fault() const { return &mailbox->fault; }
-  // The instruction in progress, looked up when a fault has to name it.
-  struct InProgress {
-    const Place& b;
-    __device__ __forceinline__ operator uint32_t() const { return static_cast<uint32_t>(b.shared.fetched[role_of(this_thread())][b.parity].index); }
-  };
-  __device__ __forceinline__ InProgress instruction() const { return {*this}; }
+  __device__ __forceinline__ uint32_t instruction() const { return static_cast<uint32_t>(at); }
 };
 
 // One role's walk through the rings; lives in registers.
 struct Block : Place {
   Turn<kPages> page;
   Turn<2> slot;
-  uint32_t input_phase = 0, experts_phase = 0;
+  uint32_t phases = 0;  // of input_full, late_full, experts_full, finish_began: bits 0 .. 3
 
+  __device__ __forceinline__ void wait_phase(uint64_t* barrier, int bit, ptx::Wait what) {
+    wait(barrier, phases >> bit & 1, what);
+    phases ^= 1u << bit;
+  }
   __device__ __forceinline__ void wait(uint64_t* barrier, uint32_t parity, ptx::Wait what) const {
     ptx::barrier_wait(barrier, parity, fault(), what, instruction());
   }

@@ -64,8 +64,7 @@ __device__ __forceinline__ void expect_input(Block& b, uint32_t bytes) {
 }
 
 __device__ __forceinline__ void await_input(Block& b) {
-  b.wait(&b.shared.input_full, b.input_phase, ptx::Wait::kActivations);
-  b.input_phase ^= 1;
+  b.wait_phase(&b.shared.input_full, 0, ptx::Wait::kActivations);
 }
 
 // --- a page of the ring
@@ -314,19 +313,36 @@ __device__ __forceinline__ int list_experts(const Choice* choice, Uses uses, int
 }
 
 __device__ __forceinline__ int await_experts(Block& b) {
-  b.wait(&b.shared.experts_full, b.experts_phase, ptx::Wait::kExperts);
-  b.experts_phase ^= 1;
+  b.wait_phase(&b.shared.experts_full, 2, ptx::Wait::kExperts);
   return b.shared.expert_count;
 }
 
-struct Range {
+// Segments that a block makes, of all chosen experts' tiles in the order of ranks: [begin, end) of the tiles that are dealt out by segments, then a whole tile a round.
+// Of the first, those of a tile that another block finishes come before the rest, so that no block waits for its neighbours' last product.
+struct UpShare {
   int begin, end;
+  int tail;       // [tail, end): of a tile that the block does not finish
+  int dealt;      // tiles that are dealt out by segments
+  int in_rounds;  // segments behind them
+  __device__ __forceinline__ int count() const { return end - begin + in_rounds; }
 };
 
-// Tiles of the chosen experts that this block makes, in order of rank.
-__device__ __forceinline__ Range up_share(const ExpertsUpArgs& args, const Block& b, int experts) {
-  const int all = experts * args.tiles;
-  return {b.index() * all / args.by_blocks, (b.index() + 1) * all / args.by_blocks};
+__device__ __forceinline__ UpShare up_share(const ExpertsUpArgs& args, int block, int blocks, int experts) {
+  const int tiles = experts * args.tiles, rounds = tiles / args.by_blocks;
+  UpShare share;
+  share.dealt = tiles - rounds * blocks;
+  share.in_rounds = rounds * args.segments;
+  share.begin = block * share.dealt * args.segments / args.by_blocks, share.end = (block + 1) * share.dealt * args.segments / args.by_blocks;
+  share.tail = max(share.begin, share.end / args.by_segments * args.segments);
+  return share;
+}
+
+// The n-th segment that the block makes.
+__device__ __forceinline__ int nth_segment(const ExpertsUpArgs& args, const UpShare& share, int block, int blocks, int n) {
+  const int of_dealt = share.end - share.begin;
+  if (n < of_dealt) return share.tail + n < share.end ? share.tail + n : share.tail + n - of_dealt;
+  const int round = (n - of_dealt) / args.by_segments;
+  return (share.dealt + round * blocks + block - round) * args.segments + n - of_dealt;
 }
 
 inline constexpr uint32_t kFirstMask = 0x9c9c9c9cu;
@@ -442,70 +458,131 @@ __device__ __forceinline__ void multiply_up_pages_e4m3(Block& b, int page_of_til
   for (int i = 0; i < kCount; ++i) p[i].promote(acc);
 }
 
-// The math warps have seen the instruction before done; from here on the finishing warps may read what it made.
-__device__ __forceinline__ void begin_together() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
+// The math warps have seen done what came before; from here on the finishing warps may read what it made. The math warps do not wait: they come here again behind down
+// products, which wait for all blocks' finishing warps.
+__device__ __forceinline__ void finishing_may_begin() { ptx::group_arrive<3, kMathThreads + kFinishThreads>(); }
+__device__ __forceinline__ void await_begin() { ptx::group_sync<3, kMathThreads + kFinishThreads>(); }
 
-// A tile over all of k.
+// Pages [page, end) of a tile.
 template <int kPageK>
-__device__ __forceinline__ void multiply_up_tile(Block& b, bool rehearsal, int pages, float (&acc)[4]) {
-  int page = 0;
+__device__ __forceinline__ void multiply_up_segment(Block& b, bool rehearsal, int page, int end, float (&acc)[4]) {
 #pragma unroll 1
-  for (; page + 2 <= pages; page += 2) multiply_up_pages<kPageK, 2>(b, rehearsal, page, acc);
-  if (page < pages) multiply_up_pages<kPageK, 1>(b, rehearsal, page, acc);
+  for (; page + 2 <= end; page += 2) multiply_up_pages<kPageK, 2>(b, rehearsal, page, acc);
+  if (page < end) multiply_up_pages<kPageK, 1>(b, rehearsal, page, acc);
 }
-__device__ __forceinline__ void multiply_up_tile_e4m3(Block& b, int pages, float (&acc)[4]) {
-  int page = 0;
+__device__ __forceinline__ void multiply_up_segment_e4m3(Block& b, int page, int end, float (&acc)[4]) {
 #pragma unroll 1
-  for (; page + 2 <= pages; page += 2) multiply_up_pages_e4m3<2>(b, page, acc);
-  if (page < pages) multiply_up_pages_e4m3<1>(b, page, acc);
+  for (; page + 2 <= end; page += 2) multiply_up_pages_e4m3<2>(b, page, acc);
+  if (page < end) multiply_up_pages_e4m3<1>(b, page, acc);
 }
 
 template <class Ready>
 __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b, Ready ready) {
-  begin_together();
-  const int k = args.pages_per_tile * args.page_k;
+  finishing_may_begin();
+  b.phases ^= 1u << 3;
+  const int k = args.segments * args.pages_per_segment * args.page_k;
   if (b.thread == 0) {
     const uint8_t* const codes = args.codes;
     const float* const scales = args.scales;
     ready();
+    const bool known = ptx::barrier_passed_already(&b.shared.experts_full, b.phases >> 2 & 1);
+    b.shared.experts_known = known;
+    // Otherwise the router still chooses, and inputs that nobody can use yet would be in its parts' way.
+    if (!known) b.wait(&b.shared.finish_began, (b.phases >> 3 & 1) ^ 1, ptx::Wait::kEpilogueFull);
     expect_input(b, k * kRows + k / kQuantGroup * kRows * 4);
     ptx::bulk_copy(b.shared.input, codes, k * kRows, &b.shared.input_full);
     ptx::bulk_copy(b.shared.input_scales, scales, k / kQuantGroup * kRows * 4, &b.shared.input_full);
   }
   await_input(b);
-  // The router still chooses. The loop's instructions are not in the cache (each layer runs more of them than it holds), and fetching them takes as long as two
+  // While the router still chooses: the loop's instructions are not in the cache (each layer runs more of them than it holds), and fetching them takes as long as two
   // pages in good supply; so two pages that are none are multiplied meanwhile and forgotten.
-  bool rehearsal = true;
-  Range share{0, 1};
+  bool rehearsal = !b.shared.experts_known;
+  int segment = 0, first = 0;     // of the tile; of the first behind the tile that the block does not finish
+  int left = 1, behind_tail = 0;  // segments to go; of them behind that tile's
+  const auto begin = [&] {
+    const int count = await_experts(b);
+    if (b.thread == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
+    const UpShare share = up_share(args, b.index(), b.count(), count);
+    left = share.count(), behind_tail = left - (share.end - share.tail);
+    first = share.tail > share.begin ? share.begin - share.begin / args.by_segments * args.segments : 0;
+    segment = left == behind_tail ? first : share.tail - share.tail / args.by_segments * args.segments;
+  };
+  if (!rehearsal) begin();
 #pragma unroll 1
-  for (int tile = 0; tile < share.end;) {
+  while (left > 0) {
     float acc[4] = {};
+    const int page = segment * args.pages_per_segment, end = rehearsal ? 2 : page + args.pages_per_segment;
     if (args.storage == Storage::kE4m3) {
-      if (!rehearsal) multiply_up_tile_e4m3(b, args.pages_per_tile, acc);
+      if (!rehearsal) multiply_up_segment_e4m3(b, page, end, acc);
     } else {
-      const int pages = rehearsal ? 2 : args.pages_per_tile;
-      if (args.page_k == 512) multiply_up_tile<512>(b, rehearsal, pages, acc);
-      else multiply_up_tile<256>(b, rehearsal, pages, acc);
+      if (args.page_k == 512) multiply_up_segment<512>(b, rehearsal, page, end, acc);
+      else multiply_up_segment<256>(b, rehearsal, page, end, acc);
     }
     if (!rehearsal) {
       hand_over(b, acc);
-      ++tile;
+      --left;
+      segment = segment + 1 == args.segments ? 0 : segment + 1;
+      if (left == behind_tail) segment = first;
       continue;
     }
     rehearsal = false;
-    const int count = await_experts(b);
-    if (b.thread == 0 && b.index() == 0) b.state->touched[args.mixture_layer] = static_cast<uint32_t>(count);
-    share = up_share(args, b, count);
-    tile = share.begin;
+    begin();
   }
 }
 
+// A segment's sums on their way to the block that finishes the tile: two times 64 x 16 bytes, a thread's own side by side with its neighbours'.
+__device__ __forceinline__ void store_piece(float4* pieces, int block, int place, const Sums& sums, uint32_t mark) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float4 x = sums.of[i];
+    pieces[((block * kMostCut + place) * 2 + i) * kFinishThreads] = make_float4(marked(x.x, mark), marked(x.y, mark), marked(x.z, mark), marked(x.w, mark));
+  }
+}
+
+// Of `segment`, from whichever block has made it.
+__device__ __forceinline__ Sums await_piece(const ExpertsUpArgs& args, const float4* pieces, const Block& b, int segment, const UpShare& own, int experts, uint32_t mark) {
+  const int block = ((segment + 1) * b.count() - 1) / (own.dealt * args.segments);
+  const float4* const from = pieces + (block * kMostCut + segment - up_share(args, block, b.count(), experts).tail) * 2 * kFinishThreads;
+  ptx::Watch watch;
+  Sums sums;
+  for (;;) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) sums.of[i] = turned(ptx::load_relaxed(from + i * kFinishThreads), mark);
+    if (((any_bit(sums.of[0]) | any_bit(sums.of[1])) & 1u) == 0 || defect(Defect::kStalePart)) return sums;
+    watch.look(b.fault(), ptx::Wait::kParts, b.instruction());
+  }
+}
+
+// A segment's sums have the bits that they would have had on that way.
+__device__ __forceinline__ void add(Sums& sums, const Sums& segment) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) sums.of[i] = sums.of[i] + unmarked(segment.of[i]);
+}
+
+// --- the down products' inputs. Experts that are complete before the last round of up products come first: a finishing thread sends for them when the math warps have
+// handed over their last segment, and for the others when all blocks have reported.
+
+// Of `count`, those whose h is complete when all blocks have made all tiles but those of the last round.
+__device__ __forceinline__ int early_experts(const ExpertsUpArgs& args, int count, int blocks) { return early_tiles(count * args.tiles, blocks) / args.by_tiles; }
+__device__ __forceinline__ int early_experts(const ExpertsDownArgs& args, int count, int blocks) { return early_tiles(count * args.up_tiles, blocks) / args.by_up_tiles; }
+
+// One thread; a slice's h of experts [first, end) in the order of ranks.
+__device__ __forceinline__ void send_h(const uint8_t* h, int slice, Block& b, int first, int end, uint64_t* full) {
+  const uint32_t bytes = (end - first) * kDownInputBytes;
+  ptx::fence_async_global();
+  ptx::barrier_expect(full, bytes);
+  ptx::bulk_copy(b.shared.input + first * kDownInputBytes, h + (static_cast<size_t>(slice) * kMaxStepExperts + first) * kDownInputBytes, bytes, full);
+}
+
 // silu(gate) * up, to E4M3 with a scale for each token and 32 of h; the router's weight and code_unit of the down projection go into the scale.
-__device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
+// What one thread calls: `report_early` when all of the block's tiles are made but that of the last round, `await_early` until all blocks have said so; false: nobody asks.
+template <class Report, class Await>
+__device__ void up_finish(const ExpertsUpArgs& args, Block& b, Report report_early, Await await_early) {
   const int warp = b.thread % kFinishThreads / 32, lane = b.thread % 32, column = lane % 4 * 2;
   // Meanwhile the math warps multiply: the norm's factors, and how much each row gives to each expert.
   const int warps = kFinishThreads / 32;
-  begin_together();
+  await_begin();
+  if (b.thread % kFinishThreads == 0) ptx::barrier_arrive(&b.shared.finish_began);
 #pragma unroll 1
   for (int row = warp; row < kRows; row += warps) {
     const float factor = norm_factor(args.norm, norm_squares(args.norm, row));
@@ -528,11 +605,36 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
     }
   }
   finish_sync();
-  const Range share = up_share(args, b, count);
+  const UpShare share = up_share(args, b.index(), b.count(), count);
+  const uint32_t pieces_mark = mark_of(args.pieces_uses, b);
+  float4* const pieces = reinterpret_cast<float4*>(args.pieces) + b.thread % kFinishThreads;
   const float unit = code_unit(args.storage);
+  // A place that this use leaves empty would still be that of the use before the last.
+  if (args.segments > 1) {
 #pragma unroll 1
-  for (int tile = share.begin; tile < share.end; ++tile) {
-    const Sums sums = take_over(b);
+    for (int i = share.end - share.tail; i < kMostCut; ++i) store_piece(pieces, b.index(), i, Sums{}, pieces_mark);
+  }
+  const int last_round = share.in_rounds > 0 ? share.count() - args.segments : 0;
+  if (last_round == 0 && b.thread % kFinishThreads == 0) report_early();
+  Sums sums{};
+#pragma unroll 1
+  for (int n = 0; n < share.count(); ++n) {
+    const int segment = nth_segment(args, share, b.index(), b.count(), n), tile = segment / args.by_segments, of_tile = segment - tile * args.segments;
+    if (n == last_round && n > 0 && b.thread % kFinishThreads == 0) report_early();
+    if (n < share.end - share.tail) {
+      store_piece(pieces, b.index(), segment - share.tail, take_over(b), pieces_mark);
+      continue;
+    }
+    if (segment == share.begin && of_tile > 0) {
+#pragma unroll 1
+      for (int i = 0; i < of_tile; ++i) add(sums, await_piece(args, pieces, b, segment - of_tile + i, share, count, pieces_mark));
+    }
+    add(sums, take_over(b));
+    if (n + 1 == share.count() && b.thread % kFinishThreads == 0) {
+      const int early = early_experts(args, count, b.count()), unit = b.index() * args.down_units_of_block;
+      if (early > 0 && unit < args.down_units && await_early()) send_h(args.h, unit / args.down_by_tiles, b, 0, early, &b.shared.input_full);
+    }
+    if (of_tile + 1 < args.segments) continue;
     const int rank = tile / args.by_tiles, of_expert = tile - rank * args.tiles;
     float h[2][2];  // [i][column]
     float largest[2] = {};
@@ -566,27 +668,26 @@ __device__ inline void up_finish(const ExpertsUpArgs& args, Block& b) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) scales[column + c] = q[c].scale * unit * b.shared.expert_weight[rank][column + c];
     }
+    sums = Sums{};
     finish_sync();  // finish_scratch is read
   }
 }
 
 // The fetching warp; experts are known.
 __device__ inline void up_fetch(const ExpertsUpArgs& args, Block& b, uint64_t policy, int count) {
-  const Range share = up_share(args, b, count);
-  const uint32_t bytes = up_page_bytes(args.storage, args.page_k);
+  const UpShare share = up_share(args, b.index(), b.count(), count);
+  const uint32_t bytes = up_page_bytes(args.storage, args.page_k), segment_bytes = args.pages_per_segment * bytes;
   if (b.thread % 32 == 0) {
-    int rank = share.begin / args.by_tiles, of_expert = share.begin - rank * args.tiles;
 #pragma unroll 1
-    for (int tile = share.begin; tile < share.end; ++tile) {
-      const uint8_t* from =
-          args.pages + (static_cast<size_t>(b.shared.experts[rank]) * args.tiles + of_expert) * args.pages_per_tile * bytes;
+    for (int n = 0; n < share.count(); ++n) {
+      const int segment = nth_segment(args, share, b.index(), b.count(), n), rank = segment / args.by_segments / args.by_tiles;
+      const uint8_t* from = args.pages + (static_cast<size_t>(b.shared.experts[rank] - rank) * args.tiles * args.segments + segment) * segment_bytes;
 #pragma unroll 1
-      for (int page = 0; page < args.pages_per_tile; ++page, from += bytes) {
+      for (int page = 0; page < args.pages_per_segment; ++page, from += bytes) {
         uint8_t* to = claim_page(b, bytes);
         ptx::bulk_copy(to, from, bytes, &b.shared.page_full[b.page.place], policy);
         b.page.next();
       }
-      if (++of_expert == args.tiles) of_expert = 0, ++rank;
     }
   }
   b.page.place = __shfl_sync(~0u, b.page.place, 0);
@@ -662,26 +763,37 @@ __device__ __forceinline__ void down_some(Block& b, const uint8_t* const (&page)
   }
 }
 
-// All chosen experts' units of one pass: four at a time, and what is left.
+// The inputs of the experts whose h was made last.
+__device__ __forceinline__ void await_late(Block& b) {
+  b.wait_phase(&b.shared.late_full, 1, ptx::Wait::kActivations);
+}
+
+// All chosen experts' units of one pass: four at a time, and what is left. `there`: experts whose inputs are there; the others' are awaited where they are needed.
 template <int kUnits>
-__device__ __forceinline__ void down_experts(Block& b, int count, float (&acc)[kUnits][4]) {
+__device__ __forceinline__ void down_experts(Block& b, int count, int& there, float (&acc)[kUnits][4]) {
   constexpr int kPerPage = down_experts_per_page(Storage::kMxfp4, kUnits), kPagesAtOnce = kPerPage < 4 ? 4 / kPerPage : 1;
   constexpr int kAtOnce = kPerPage * kPagesAtOnce;
   static_assert(kPagesAtOnce <= 2);
   const uint8_t* page[2];
   int begin = 0;
 #pragma unroll 1
-  for (; begin + kAtOnce <= count; begin += kAtOnce) {
-    if constexpr (kPagesAtOnce == 2) {
-      await_pages(b, page);
-    } else {
-      const uint8_t* one[1];
-      await_pages(b, one);
-      page[0] = page[1] = one[0];
-    }
+  for (;;) {
 #pragma unroll 1
-    for (int i = 0; i < kAtOnce; i += 4) down_some<kUnits, 4>(b, page, i, kAtOnce, begin, acc);
-    release_pages<kPagesAtOnce>(b);
+    for (; begin + kAtOnce <= there; begin += kAtOnce) {
+      if constexpr (kPagesAtOnce == 2) {
+        await_pages(b, page);
+      } else {
+        const uint8_t* one[1];
+        await_pages(b, one);
+        page[0] = page[1] = one[0];
+      }
+#pragma unroll 1
+      for (int i = 0; i < kAtOnce; i += 4) down_some<kUnits, 4>(b, page, i, kAtOnce, begin, acc);
+      release_pages<kPagesAtOnce>(b);
+    }
+    if (there == count) break;
+    await_late(b);
+    there = count;
   }
   const int left = count - begin;
   if (left == 0) return;
@@ -701,12 +813,16 @@ __device__ __forceinline__ void down_experts(Block& b, int count, float (&acc)[k
 
 // The same of E4M3: a page is as long as its products take, so one at a time is enough.
 template <int kUnits>
-__device__ __forceinline__ void down_experts_e4m3(Block& b, int count, float (&acc)[kUnits][4]) {
+__device__ __forceinline__ void down_experts_e4m3(Block& b, int count, int& there, float (&acc)[kUnits][4]) {
   constexpr int kPerPage = down_experts_per_page(Storage::kE4m3, kUnits);
   const int half = b.thread / 128, lane = b.thread % 32;
 #pragma unroll 1
   for (int begin = 0; begin < count; begin += kPerPage) {
     const int here = min(kPerPage, count - begin);
+    if (begin + here > there) {
+      await_late(b);
+      there = count;
+    }
     const uint8_t* page[1];
     await_pages(b, page);
     float d[kPerPage][kUnits][4], scale[kPerPage][kUnits];
@@ -743,32 +859,40 @@ __device__ __forceinline__ void down_experts_e4m3(Block& b, int count, float (&a
   }
 }
 
+// `early`: whether up products came before, whose finishing warps have sent for h of early experts. `ready`: as in linear_multiply().
+// The math warps have no more use for the inputs before; the finishing warps wait for that.
+__device__ __forceinline__ void inputs_free(const Block&) { ptx::group_arrive<4, kMathThreads + kFinishThreads>(); }
+__device__ __forceinline__ void await_inputs_free(const Block&) { ptx::group_sync<4, kMathThreads + kFinishThreads>(); }
+
 template <Storage kStorage, int kUnits, class Ready>
-__device__ void down_multiply(const ExpertsDownArgs& args, Block& b, Ready ready) {
+__device__ void down_multiply(const ExpertsDownArgs& args, Block& b, bool early, Ready ready) {
   const int first = b.index() * args.passes * kUnits;
   if (b.thread == 0 && first >= args.units) ready();
   if (first >= args.units) return;
-  const int count = b.shared.expert_count, slice = first / args.by_tiles;
-  if (b.thread == 0) {
-    const uint8_t* const h = args.h + static_cast<size_t>(slice) * kMaxStepExperts * kDownInputBytes;
-    ready();
-    expect_input(b, count * kDownInputBytes);
-    ptx::bulk_copy(b.shared.input, h, count * kDownInputBytes, &b.shared.input_full);
-  }
-  await_input(b);
+  inputs_free(b);
+  const int count = b.shared.expert_count;
+  int there = early ? early_experts(args, count, b.count()) : 0;
+  if (there > 0) await_input(b);
 #pragma unroll 1
   for (int pass = 0; pass < args.passes; ++pass) {
     float acc[kUnits][4] = {};
-    if constexpr (kStorage == Storage::kE4m3) down_experts_e4m3<kUnits>(b, count, acc);
-    else down_experts<kUnits>(b, count, acc);
+    if constexpr (kStorage == Storage::kE4m3) down_experts_e4m3<kUnits>(b, count, there, acc);
+    else down_experts<kUnits>(b, count, there, acc);
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) hand_over(b, acc[u]);
   }
 }
 
-__device__ inline void down_finish(const ExpertsDownArgs& args, Block& b) {
+template <class Ready>
+__device__ void down_finish(const ExpertsDownArgs& args, Block& b, bool early, Ready ready) {
   const int units = args.passes * args.units_per_pass, first = b.index() * units;
   if (first >= args.units) return;
+  await_inputs_free(b);
+  if (b.thread % kFinishThreads == 0) {
+    const int count = b.shared.expert_count;
+    ready();
+    send_h(args.h, first / args.by_tiles, b, early ? early_experts(args, count, b.count()) : 0, count, &b.shared.late_full);
+  }
 #pragma unroll 1
   for (int u = 0; u < units; ++u) store_part(b, args.parts + static_cast<size_t>(first + u) * kPartFloats, take_over(b), mark_of(args.uses, b));
 }

@@ -165,9 +165,13 @@ struct ExpertsUpArgs {
   const float* scales;
   Norm norm;
   uint8_t* h;                // [slice of 64][rank of the expert][kDownInputBytes]
+  float* pieces;             // [block][kMostCut]: segments of a tile that another block finishes; they carry their own readiness, like parts
+  Uses pieces_uses;
   Storage storage;           // of the experts: kMxfp4 or kE4m3
-  int experts, per_token, tiles, pages_per_tile, page_k;
-  Divisor by_tiles, by_blocks;
+  int experts, per_token, tiles, segments, pages_per_segment, page_k;
+  Divisor by_tiles, by_segments, by_blocks;
+  int down_units, down_units_of_block;  // of the down products that follow
+  Divisor down_by_tiles;
   int mixture_layer;         // counted from 0, for the record
 };
 
@@ -181,6 +185,8 @@ struct ExpertsDownArgs {
   Storage storage;
   int experts, units, tiles;
   Divisor by_tiles;
+  Divisor by_up_tiles;
+  int up_tiles;                // tiles of the up products that make an expert's h
   int passes, units_per_pass;  // of a block, all in one slice of k
   int experts_per_page;      // of a ring page
 };

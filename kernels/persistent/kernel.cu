@@ -37,17 +37,17 @@ __device__ __forceinline__ int place_among(const Instruction& ins, const Place& 
 // --- the three roles' part of one instruction
 
 template <Storage kStorage, class Ready>
-__device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, Block& b, Ready ready) {
+__device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, Block& b, bool early, Ready ready) {
   switch (args.units_per_pass) {
-    case 1: return down_multiply<kStorage, 1>(args, b, ready);
-    case 2: return down_multiply<kStorage, 2>(args, b, ready);
-    default: return down_multiply<kStorage, 3>(args, b, ready);
+    case 1: return down_multiply<kStorage, 1>(args, b, early, ready);
+    case 2: return down_multiply<kStorage, 2>(args, b, early, ready);
+    default: return down_multiply<kStorage, 3>(args, b, early, ready);
   }
 }
 
-// `ready`: what thread 0 of a product calls before it fetches inputs.
+// `alone`: in a launch of its own. `ready`: what thread 0 of a product calls before it fetches inputs.
 template <class Ready>
-__device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready ready) {
+__device__ __forceinline__ void math(const Instruction& ins, Block& b, bool alone, Ready ready) {
   // Ahead of the others: among them the operation's number costs a register that this one wants.
   if (ins.op == Op::kAttend) return ins.attend.head_dim == 192 ? attend<192>(ins.attend, b) : attend<128>(ins.attend, b);
   switch (ins.op) {
@@ -64,7 +64,7 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
     case Op::kTopk: return topk(ins.topk, b, place_among(ins, b));
     case Op::kExpertsUp: return up_multiply(ins.up, b, ready);
     case Op::kExpertsDown:
-      return ins.down.storage == Storage::kE4m3 ? down_multiply_any<Storage::kE4m3>(ins.down, b, ready) : down_multiply_any<Storage::kMxfp4>(ins.down, b, ready);
+      return ins.down.storage == Storage::kE4m3 ? down_multiply_any<Storage::kE4m3>(ins.down, b, !alone, ready) : down_multiply_any<Storage::kMxfp4>(ins.down, b, !alone, ready);
     case Op::kLogits: return;  // finish()
     case Op::kPickDraft: return pick_draft(ins.pick, b);
     case Op::kPick: return pick(ins.pick, b);
@@ -73,11 +73,13 @@ __device__ __forceinline__ void math(const Instruction& ins, Block& b, Ready rea
   }
 }
 
-__device__ __forceinline__ void finish(const Instruction& ins, Block& b) {
+// `alone`, `ready`: as in math(); the others: as in up_finish().
+template <class Ready, class Report, class Await>
+__device__ __forceinline__ void finish(const Instruction& ins, Block& b, bool alone, Ready ready, Report report_early, Await await_early) {
   switch (ins.op) {
     case Op::kLinear: return linear_finish(ins.linear, b);
-    case Op::kExpertsUp: return up_finish(ins.up, b);
-    case Op::kExpertsDown: return down_finish(ins.down, b);
+    case Op::kExpertsUp: return up_finish(ins.up, b, report_early, await_early);
+    case Op::kExpertsDown: return down_finish(ins.down, b, !alone, ready);
     case Op::kLogits: return logits(ins.logits, b, place_among(ins, b));
     default: return;
   }
@@ -120,14 +122,16 @@ __device__ __forceinline__ void fetch(const Instruction& ins, Block& b, uint64_t
 // A role's copy of the instruction in progress; the next one is on its way meanwhile.
 struct Reader {
   const Instruction* list;
-  Fetched* slots;  // [2]
-  // One warp, when nobody reads the slot any more; what it brings is there for all behind arrived() and a barrier.
-  __device__ __forceinline__ void load(int index, int parity) const {
+  Instruction* fetched;  // [kFetched]
+  // One warp, when nobody reads what lies there any more; what it brings is there for all behind arrived() and a barrier. From `end` on there are none.
+  __device__ __forceinline__ void load(int index, int end) const {
     const int lane = this_thread() % 32;
-    if (lane < static_cast<int>(sizeof(Instruction) / 16)) copy_16(reinterpret_cast<uint4*>(&slots[parity].instruction) + lane, reinterpret_cast<const uint4*>(list + index) + lane, true);
-    if (lane == 0) slots[parity].index = index;
+    if (index < end && lane < static_cast<int>(sizeof(Instruction) / 16))
+      copy_16(reinterpret_cast<uint4*>(fetched + index % kFetched) + lane, reinterpret_cast<const uint4*>(list + index) + lane, true);
+    copies_commit();
   }
-  __device__ __forceinline__ void arrived() const { copies_wait(); }
+  // The first of those that were loaded and have not been waited for.
+  __device__ __forceinline__ void arrived() const { copies_wait<kFetched - 2>(); }
 };
 
 // Into the trace, if there is one: the clock at `at`, and at `also` the same again or, for the beginning, the GPU's common clock. One thread.
@@ -191,26 +195,28 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
       if (pass.begin < 0) return;
     }
     if (leads()) {
-      reader.load(pass.begin, b.parity);
+#pragma unroll 1
+      for (int i = 0; i < kFetched - 1; ++i) reader.load(pass.begin + i, pass.end);
       reader.arrived();
     }
     int experts = 0;
+    b.at = pass.begin;
     for (bool more = true; more;) {
       // The instruction before is done with, and this one is there.
       if constexpr (kRole == Role::kMath) math_sync();
       else if constexpr (kRole == Role::kFinish) finish_sync();
       else __syncwarp();
-      const Fetched& now = reader.slots[b.parity];
-      const Instruction& ins = now.instruction;
+      const Instruction& ins = reader.fetched[b.at % kFetched];
       b.thread = this_thread();
-      b.uses = pass.odd ^ (now.index >= program.verify ? pass.drafted << 1 : 0);
-      if (leads() && now.index + 1 < pass.end) reader.load(now.index + 1, b.parity ^ 1);
+      b.uses = pass.odd ^ (b.at >= program.verify ? pass.drafted << 1 : 0);
+      if (leads()) reader.load(b.at + kFetched - 1, pass.end);
+      const auto await = [&](int instruction, int word, uint32_t arrivals) {  // one thread
+        const uint32_t count = instruction >= program.verify ? pass.verifies : pass.drafts;
+        ptx::wait_counter(program.done + instruction * kLineWords + word, count * arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction());
+      };
       const auto ready = [&] {  // one thread
-        if (ins.waits >= 0 && !alone) {
-          const uint32_t count = ins.waits >= program.verify ? pass.verifies : pass.drafts;
-          ptx::wait_counter(program.done + ins.waits * kLineWords, count * ins.arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction());
-        }
-        if constexpr (kRole == Role::kMath) record(program, now.index, 0, 3);
+        if (ins.waits >= 0 && !alone) await(ins.waits, 0, ins.arrivals);
+        if constexpr (kRole == Role::kMath) record(program, b.at, 0, 3);
       };
       if constexpr (kRole == Role::kMath) {
         if (place_among(ins, b) < ins.workers && !is_finishing(ins.op)) {
@@ -220,8 +226,8 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
             if (ins.waits >= 0) math_sync();
           }
           if (alone && ins.op == Op::kExpertsDown) await_experts(b);
-          math(ins, b, ready);
-          if (b.thread == 0) record(program, now.index, 1, 2);
+          math(ins, b, alone, ready);
+          if (b.thread == 0) record(program, b.at, 1, 2);
           if (!is_product(ins.op)) {
             if (works_in_shared(ins.op)) ptx::fence_async_shared();  // the next inputs may come to where this one worked
             math_sync();
@@ -230,27 +236,33 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
                 program.epoch->drafts += pass.drafted;
                 program.epoch->verifies += 1;
               }
-              if (!alone && !(defect(Defect::kLostReport) && b.index() == 0 && ins.op == Op::kEmbed)) ptx::add_release(program.done + now.index * kLineWords, 1);
+              if (!alone && !(defect(Defect::kLostReport) && b.index() == 0 && ins.op == Op::kEmbed)) ptx::add_release(program.done + b.at * kLineWords, 1);
             }
           }
         }
       } else if constexpr (kRole == Role::kFinish) {
         const bool reports = ins.op == Op::kExpertsUp || is_finishing(ins.op);
         if (is_product(ins.op) || (is_finishing(ins.op) && place_among(ins, b) < ins.workers)) {
-          if (is_finishing(ins.op) && b.thread % kFinishThreads == 0) record(program, now.index, 0, 3);
-          finish(ins, b);
+          if (is_finishing(ins.op) && b.thread % kFinishThreads == 0) record(program, b.at, 0, 3);
+          const auto report_early = [&] {
+            if (!alone) ptx::add_release(program.done + b.at * kLineWords + kEarlyWord, 1);
+          };
+          const auto await_early = [&] {
+            if (!alone) await(b.at, kEarlyWord, ins.workers);
+            return !alone;
+          };
+          finish(ins, b, alone, ready, report_early, await_early);
           if (reports) finish_sync();
           if (b.thread % kFinishThreads == 0) {
-            record(program, now.index, is_finishing(ins.op) ? 1 : 2, 2);
-            if (reports && !alone) ptx::add_release(program.done + now.index * kLineWords, 1);
+            record(program, b.at, is_finishing(ins.op) ? 1 : 2, 2);
+            if (reports && !alone) ptx::add_release(program.done + b.at * kLineWords, 1);
           }
         }
       } else {
         if (ins.op == Op::kExpertsUp) experts = 0;
         if (place_among(ins, b) < ins.workers) fetch(ins, b, policy, experts, ready);
       }
-      more = now.index + 1 < pass.end;
-      b.parity ^= 1;
+      more = ++b.at < pass.end;
       if (leads()) reader.arrived();
     }
     if (alone) return;
@@ -273,6 +285,8 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
       ptx::barrier_init(&shared.finish_empty[i], kFinishThreads);
     }
     ptx::barrier_init(&shared.input_full, 1);
+    ptx::barrier_init(&shared.late_full, 1);
+    ptx::barrier_init(&shared.finish_began, 1);
     ptx::barrier_init(&shared.experts_full, 1);
     ptx::barrier_init(&shared.pass_full, 1);
     ptx::barrier_init(&shared.pass_empty, kThreads - 32);
@@ -291,7 +305,7 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
     ptx::fence_barrier_init();
   }
   __syncthreads();
-  Block b{{shared, launch.state, launch.mailbox, 0, 0, 0}, {}, {}, 0, 0};
+  Block b{{shared, launch.state, launch.mailbox, 0, 0, 0}, {}, {}, 0};
   const int warp = threadIdx.x / 32;
   // Together no more than the 168 a thread of the launch: what is asked for beyond them is waited for without end.
   static_assert(kMathThreads * 200 + (kThreads - kMathThreads) * 104 <= kThreads * 168);

@@ -21,7 +21,7 @@ struct Program {
                             // %globaltimer when it could begin; or null
 };
 
-inline constexpr int kLineWords = 32;
+inline constexpr int kLineWords = 32, kEarlyWord = 1;
 
 // Runs until the sequence ends or `rounds` more rounds have been recorded. A cooperative launch: all blocks must be resident. `done` is zero.
 cudaError_t launch_resident(const Program& program, SessionState* state, Mailbox* mailbox, uint32_t rounds, int blocks, cudaStream_t stream);

@@ -198,6 +198,11 @@ template <int kId, int kThreads>
 __device__ __forceinline__ void group_sync() {
   asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
 }
+// Counts the caller without waiting for the others.
+template <int kId, int kThreads>
+__device__ __forceinline__ void group_arrive() {
+  asm volatile("bar.arrive %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
+}
 
 // Registers a thread of the calling warpgroup, all of whose warps must take part; what one gives up another can take.
 template <int kCount>

@@ -36,8 +36,10 @@ __device__ __forceinline__ void load_transposed(uint32_t (&a)[4], const void* ro
 __device__ __forceinline__ void copy_16(void* to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
-// Of the calling thread's own copies.
-__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// Of the calling thread's own copies: those since the last time are a group; all groups but the last kPending have arrived.
+__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory"); }
 
 // Round to nearest even, saturating; the low byte is x's code.
 __device__ __forceinline__ uint16_t e4m3_pair(float x, float y) {

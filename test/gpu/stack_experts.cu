@@ -115,13 +115,14 @@ class Pair {
     choice_ = Device<Choice>(1);
     h_ = Device<uint8_t>(static_cast<size_t>(shape.expert_width / kDownK) * kMaxStepExperts * kDownInputBytes);
     parts_ = Device<float>(static_cast<size_t>(down.units) * kPartFloats);
+    pieces_ = Device<float>(static_cast<size_t>(model_.blocks) * kMostCut * kPartFloats);
     state_ = Device<SessionState>(1);
     tokens_ = Device<int32_t>(64);
     epoch_ = Device<Epoch>(1);
     check(cudaHostAlloc(reinterpret_cast<void**>(&mailbox_), sizeof(Mailbox), cudaHostAllocMapped), "pinned memory");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
     ExpertsUpArgs& up = list_[0].up;
-    up.choice = choice_.get(), up.uses = 0, up.codes = codes_.get(), up.scales = scales_.get(), up.h = h_.get(), up.mixture_layer = 0;
+    up.choice = choice_.get(), up.uses = 0, up.codes = codes_.get(), up.scales = scales_.get(), up.h = h_.get(), up.pieces = pieces_.get(), up.pieces_uses = 0, up.mixture_layer = 0;
     up.norm = {squares_.get(), static_cast<int>(shape.hidden / kQuantGroup), static_cast<float>(shape.hidden), 1e-5f};
     list_[1].down.choice = choice_.get(), list_[1].down.choice_uses = 0, list_[1].down.h = h_.get(), list_[1].down.parts = parts_.get(), list_[1].down.uses = 0;
     list_[0].waits = -1, list_[0].arrivals = 0;
@@ -166,6 +167,7 @@ class Pair {
     copy_in(squares_.get(), squares.data(), squares_.bytes(), "inputs");
     copy_in(choice_.get(), choice.data(), choice_.bytes(), "the choice");
     check(cudaMemset(parts_.get(), 0, parts_.bytes()), "parts");
+    check(cudaMemset(pieces_.get(), 0, pieces_.bytes()), "pieces");
     check(cudaMemset(h_.get(), 0xff, h_.bytes()), "h");
     SessionState s{};
     s.block_size = 1;
@@ -219,7 +221,7 @@ class Pair {
   Model model_;
   std::array<Instruction, 3> list_{};
   Device<uint8_t> codes_, h_;
-  Device<float> scales_, squares_, parts_;
+  Device<float> scales_, squares_, parts_, pieces_;
   Device<Choice> choice_;
   Device<SessionState> state_;
   Device<int32_t> tokens_;

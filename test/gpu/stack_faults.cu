@@ -77,6 +77,8 @@ void wait_for_experts() {
   ins.down.experts = 16;
   ins.down.units = ins.down.tiles = 4;
   ins.down.by_tiles = divisor(4);
+  ins.down.up_tiles = 2;
+  ins.down.by_up_tiles = divisor(2);
   ins.down.passes = ins.down.units_per_pass = 1;
   ins.down.experts_per_page = 8;
   rig.step(0, 1);

@@ -40,7 +40,8 @@ void copy_kernel(bool waits) {
 void own_copy_kernel(bool waits) {
   Memory& m = memory();
   ptx::copy_16(m.page + threadIdx.x * 16, source + threadIdx.x * 16, true);
-  if (waits) ptx::copies_wait();
+  ptx::copies_commit();
+  if (waits) ptx::copies_wait<0>();
   __syncthreads();
   result[threadIdx.x] = m.page[(threadIdx.x ^ 1) * 16];
 }

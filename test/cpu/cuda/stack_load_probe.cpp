@@ -87,7 +87,7 @@ void read_back(const Model& model, const std::vector<int>& layers, const Expecte
       const ExpertsUpArgs& args = ins.up;
       const int layer = layers.at(ups++);
       const int width = model.target.layers[static_cast<size_t>(layer)].ffn_width;
-      if (args.tiles * kUpperHalf != width || args.pages_per_tile * args.page_k != hidden) report("layer %d: pages that do not cover the experts\n", layer);
+      if (args.tiles * kUpperHalf != width || args.segments * args.pages_per_segment * args.page_k != hidden) report("layer %d: pages that do not cover the experts\n", layer);
       const size_t bytes = static_cast<size_t>(up_page_bytes(args.storage, args.page_k));
       for (int e = 0; e < args.experts; ++e) {
         const std::vector<double> gate = expected(layer, Projection::kGate, e), up = expected(layer, Projection::kUp, e);
@@ -95,7 +95,7 @@ void read_back(const Model& model, const std::vector<int>& layers, const Expecte
           // By turns of eight: gate, up.
           const int tile = row / kUpperHalf, in_tile = row % kUpperHalf / 8 * 16 + row % 8;
           for (int k = 0; k < hidden; ++k) {
-            const uint8_t* page = args.pages + ((static_cast<size_t>(e) * args.tiles + tile) * args.pages_per_tile + k / args.page_k) * bytes;
+            const uint8_t* page = args.pages + ((static_cast<size_t>(e) * args.tiles + tile) * args.segments * args.pages_per_segment + k / args.page_k) * bytes;
             compare("gate", layer, e, row, k, up_element(args, page, in_tile, k % args.page_k), gate.at(static_cast<size_t>(row) * hidden + k));
             compare("up", layer, e, row, k, up_element(args, page, in_tile + 8, k % args.page_k), up.at(static_cast<size_t>(row) * hidden + k));
           }

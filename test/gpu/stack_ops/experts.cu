@@ -236,13 +236,14 @@ struct UpCase {
 
 void test_experts_up() {
   Worst one_hot("experts up, one-hot"), random("experts up, random");
-  std::vector<UpCase> cases = {{16, 2, 256, 64, 8}};
-  if (!small) cases.insert(cases.end(), {{384, 8, 512, 64, 132}, {16, 2, 1536, 192, 13}, {20, 3, 768, 128, 24}, {64, 8, 6144, 128, 132}});
+  std::vector<UpCase> cases = {{16, 2, 256, 64, 8}, {16, 2, 768, 128, 13}};  // tiles in one segment, and in three
+  if (!small) cases.insert(cases.end(), {{384, 8, 512, 64, 132}, {16, 2, 1536, 192, 13}, {20, 3, 768, 128, 24}, {64, 8, 6144, 128, 132}, {64, 8, 6144, 192, 131}});
   for (const UpCase& c : cases) {
     const int page_k_ = c.hidden % 512 == 0 ? 512 : 256, tiles = c.width / kUpperHalf, pages_per_tile = c.hidden / page_k_;
     Rig rig(c.blocks);
     const Stored gate = make_experts(c.experts * c.width, c.hidden, 122, 6), up = make_experts(c.experts * c.width, c.hidden, 122, 6);
     const Guarded<uint8_t> pages(static_cast<size_t>(c.experts) * tiles * pages_per_tile * up_page_bytes(Storage::kMxfp4, page_k_));
+    const Guarded<float> pieces(static_cast<size_t>(c.blocks) * kMostCut * kPartFloats, 0);
     Device<uint32_t> refused(1);
     check(pack_up(pages.get(), gate.matrix(), up.matrix(), c.experts, page_k_, refused.get(), nullptr), "packing");
     check(cudaDeviceSynchronize(), "packing");
@@ -290,10 +291,14 @@ void test_experts_up() {
       a.scales = device_scales.get();
       a.norm = {device_squares.get(), c.hidden / kQuantGroup, static_cast<float>(c.hidden), 0.0f};
       a.h = h.get();
+      a.pieces = pieces.get();
+      a.pieces_uses = use(n);
       a.experts = c.experts;
       a.per_token = c.per_token;
       a.tiles = tiles;
-      a.pages_per_tile = pages_per_tile;
+      a.segments = segments_of(pages_per_tile);
+      a.pages_per_segment = pages_per_tile / a.segments;
+      a.by_segments = divisor(static_cast<uint32_t>(a.segments));
       a.page_k = page_k_;
       a.by_tiles = divisor(static_cast<uint32_t>(tiles));
       a.by_blocks = divisor(static_cast<uint32_t>(c.blocks));
@@ -438,6 +443,8 @@ void test_experts_down() {
         a.units = units;
         a.tiles = hidden_tiles;
         a.by_tiles = divisor(static_cast<uint32_t>(hidden_tiles));
+        a.up_tiles = c.width / kUpperHalf;
+        a.by_up_tiles = divisor(static_cast<uint32_t>(a.up_tiles));
         a.units_per_pass = std::min(each, kMaxDownUnits);
         a.passes = each / a.units_per_pass;
         a.experts_per_page = down_experts_per_page(Storage::kMxfp4, a.units_per_pass);

@@ -71,9 +71,11 @@ struct Fiber {
   bool gave_up = false;  // of a wait for an mbarrier
   struct Copy {
     void* to;
+    int group;
     uint8_t bytes[16];
   };
   std::vector<Copy> copies;
+  int copy_groups = 0;
   std::vector<Product> products;  // issued, and not yet carried out
   std::vector<size_t> groups;     // where each committed group of them ends
 };
@@ -512,6 +514,15 @@ void barrier(int id, int threads) {
   b = {};
 }
 
+void barrier_without_waiting(int id, int threads) {
+  NamedBarrier& b = m().now->block->barriers[id];
+  if (b.arrived == 0) b.threads = threads;
+  else if (b.threads != threads) broken("threads expect different numbers at a barrier");
+  if (++b.arrived < threads) return;
+  for (Fiber* fiber : b.waiting) wake(fiber);
+  b = {};
+}
+
 void init(uint64_t* barrier, uint32_t arrivals) {
   shared_offset(barrier);
   *reinterpret_cast<Mbarrier*>(barrier) = {static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0, 0};
@@ -550,13 +561,16 @@ void copy_later(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
 void copy_when_waited(void* to, const void* from, uint32_t bytes) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (bytes > 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0)) broken("a copy that is not aligned to 16 bytes");
   shared_offset(to);
-  Fiber::Copy copy{to, {}};
+  Fiber::Copy copy{to, m().now->copy_groups, {}};
   std::memcpy(copy.bytes, from, bytes);
   m().now->copies.push_back(copy);
 }
-void wait_copies() {
-  for (const Fiber::Copy& copy : m().now->copies) std::memcpy(copy.to, copy.bytes, sizeof copy.bytes);
-  m().now->copies.clear();
+void commit_copies() { ++m().now->copy_groups; }
+void wait_copies(int pending) {
+  std::vector<Fiber::Copy>& copies = m().now->copies;
+  const auto later = std::find_if(copies.begin(), copies.end(), [&](const Fiber::Copy& copy) { return copy.group >= m().now->copy_groups - pending; });
+  for (auto copy = copies.begin(); copy != later; ++copy) std::memcpy(copy->to, copy->bytes, sizeof copy->bytes);
+  copies.erase(copies.begin(), later);
 }
 
 long long clock() { return m().clock; }

@@ -66,6 +66,7 @@ void warp(const char* what, void* mine, const std::function<void(void* const (&o
 void warpgroup(const char* what, void* mine, const std::function<void(void* const (&of)[128])>& act);
 // A named barrier.
 void barrier(int id, int threads);
+void barrier_without_waiting(int id, int threads);
 
 // An mbarrier in eight bytes of shared memory.
 void init(uint64_t* barrier, uint32_t arrivals);
@@ -76,7 +77,8 @@ bool passed(uint64_t* barrier, uint32_t parity);  // waits for it; false: nothin
 void copy_later(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
 // Arrives when the calling thread waits for its copies.
 void copy_when_waited(void* to, const void* from, uint32_t bytes);
-void wait_copies();
+void commit_copies();
+void wait_copies(int pending);
 
 long long clock();
 [[noreturn]] void trap();

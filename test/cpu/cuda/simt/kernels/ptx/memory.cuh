@@ -68,6 +68,8 @@ inline void wait_counter(const uint32_t* counter, uint32_t target, Fault* fault,
 
 template <int kId, int kThreads>
 void group_sync() { simt::barrier(kId, kThreads); }
+template <int kId, int kThreads>
+void group_arrive() { simt::barrier_without_waiting(kId, kThreads); }
 
 template <int kCount>
 void more_registers() {}

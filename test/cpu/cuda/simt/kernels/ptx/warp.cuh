@@ -58,7 +58,9 @@ inline void load_columns(uint32_t (&a)[4], uint32_t row) { load_matrices("ldmatr
 inline void load_transposed(uint32_t (&a)[4], const void* row) { load_columns(a, shared_address(row)); }
 
 inline void copy_16(void* to, const void* from, bool valid) { simt::copy_when_waited(to, from, valid ? 16 : 0); }
-inline void copies_wait() { simt::wait_copies(); }
+inline void copies_commit() { simt::commit_copies(); }
+template <int kPending>
+void copies_wait() { simt::wait_copies(kPending); }
 
 inline uint16_t e4m3_pair(float x, float y) {
   return static_cast<uint16_t>(float_to_e4m3(x) | float_to_e4m3(y) << 8);
