@@ -226,6 +226,7 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
             if (ins.waits >= 0) math_sync();
           }
           if (alone && ins.op == Op::kExpertsDown) await_experts(b);
+          if (ins.op == Op::kExpertsDown && b.thread == 0) record(program, b.at, 0, 3);  // its inputs are sent for by others
           math(ins, b, alone, ready);
           if (b.thread == 0) record(program, b.at, 1, 2);
           if (!is_product(ins.op)) {

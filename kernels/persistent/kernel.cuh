@@ -14,14 +14,14 @@ namespace kilotoken::stack {
 struct Program {
   const Instruction* list;  // device
   int verify, count;
-  uint32_t* done;           // [count], one line of 128 bytes each: reports of an instruction since the launch
+  uint32_t* done;           // [count], one line of 128 bytes each: reports of an instruction since the launch; at kEarlyWord those of up products before their last round
   Epoch* epoch;             // device
   Comm comm;
   long long* trace;         // [count][blocks][4]: the multiprocessor's clock when an instruction could begin, when its math and when its finishing were done, and
                             // %globaltimer when it could begin; or null
 };
 
-inline constexpr int kLineWords = 32, kEarlyWord = 1;
+inline constexpr int kLineWords = 32, kEarlyWord = 1;  // words of a line of Program::done
 
 // Runs until the sequence ends or `rounds` more rounds have been recorded. A cooperative launch: all blocks must be resident. `done` is zero.
 cudaError_t launch_resident(const Program& program, SessionState* state, Mailbox* mailbox, uint32_t rounds, int blocks, cudaStream_t stream);
