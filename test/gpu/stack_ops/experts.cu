@@ -236,7 +236,9 @@ struct UpCase {
 
 void test_experts_up() {
   Worst one_hot("experts up, one-hot"), random("experts up, random");
-  std::vector<UpCase> cases = {{16, 2, 256, 64, 8}, {16, 2, 768, 128, 13}};  // tiles in one segment, and in three
+  std::vector<UpCase> cases = {{16, 2, 256, 64, 8}, {16, 2, 768, 128, 24}};
+  // Tiles in one segment, and in three; no block has more pages than the ring. (racecheck does not follow a place's second use: one lane of a warp tells the fetching warp, behind
+  // __syncwarp, that all have read. With all lanes telling it, it finds nothing.)
   if (!small) cases.insert(cases.end(), {{384, 8, 512, 64, 132}, {16, 2, 1536, 192, 13}, {20, 3, 768, 128, 24}, {64, 8, 6144, 128, 132}, {64, 8, 6144, 192, 131}});
   for (const UpCase& c : cases) {
     const int page_k_ = c.hidden % 512 == 0 ? 512 : 256, tiles = c.width / kUpperHalf, pages_per_tile = c.hidden / page_k_;
