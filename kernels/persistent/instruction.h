@@ -1,5 +1,5 @@
-// The instruction list of the stack: plain data, made once by the host, read by every block. An instruction is one operation, done by the first
-// `workers` blocks; the others go on to the next. It begins when the instruction it `waits` for has been finished by all of that one's workers; parts need no
+// The instruction list of the stack: plain data, made once by the host, read by every block. An instruction is one operation, done by
+// `workers` blocks from `first` on; the others go on to the next. It begins when the instruction it `waits` for has been finished by all of that one's workers; parts need no
 // such wait (Parts). Pointers are device pointers that outlive the list. A buffer is written again only behind an instruction that all its readers have
 // reported to, which is why every place where inputs are kept has a buffer of its own.
 #pragma once

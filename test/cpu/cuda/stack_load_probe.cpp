@@ -107,7 +107,7 @@ void read_back(const Model& model, const std::vector<int>& layers, const Expecte
       const int layer = layers.at(downs++), width = args.units / args.tiles * kDownK;
       if (args.tiles * kTileRows != hidden || width != model.target.layers[static_cast<size_t>(layer)].ffn_width)
         report("layer %d: units that do not cover the experts\n", layer);
-      // Who makes what (kernels/ops/products.cuh): every unit has one block, and a block's units lie in one slice of k.
+      // Who makes what (kernels/ops/experts_down.cuh): every unit has one block, and a block's units lie in one slice of k.
       const int each = args.passes * args.units_per_pass;
       if (each * model.blocks < args.units || args.tiles % each != 0 || args.units_per_pass > kMaxDownUnits)
         report("layer %d: %d units, %d a block of %d\n", layer, args.units, each, model.blocks);
