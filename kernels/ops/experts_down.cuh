@@ -87,18 +87,18 @@ __device__ __forceinline__ void down_experts(Block& b, int count, int& there, fl
   constexpr int kAtOnce = kPerPage * kPagesAtOnce;
   static_assert(kPagesAtOnce <= 2);
   const uint8_t* page[2];
+  const auto await_page_or_two = [&](bool two) {
+    if (two) return await_pages(b, page);
+    const uint8_t* one[1];
+    await_pages(b, one);
+    page[0] = page[1] = one[0];
+  };
   int begin = 0;
 #pragma unroll 1
   for (;;) {
 #pragma unroll 1
     for (; begin + kAtOnce <= there; begin += kAtOnce) {
-      if constexpr (kPagesAtOnce == 2) {
-        await_pages(b, page);
-      } else {
-        const uint8_t* one[1];
-        await_pages(b, one);
-        page[0] = page[1] = one[0];
-      }
+      await_page_or_two(kPagesAtOnce == 2);
 #pragma unroll 1
       for (int i = 0; i < kAtOnce; i += 4) down_some<kUnits, 4>(b, page, i, kAtOnce, begin, acc);
       release_pages<kPagesAtOnce>(b);
@@ -110,13 +110,7 @@ __device__ __forceinline__ void down_experts(Block& b, int count, int& there, fl
   const int left = count - begin;
   if (left == 0) return;
   const bool second = kPagesAtOnce == 2 && left > kPerPage;
-  if (second) {
-    await_pages(b, page);
-  } else {
-    const uint8_t* one[1];
-    await_pages(b, one);
-    page[0] = page[1] = one[0];
-  }
+  await_page_or_two(second);
 #pragma unroll 1
   for (int i = 0; i < left; ++i) down_some<kUnits, 1>(b, page, i, left, begin, acc);
   release_pages<1>(b);

@@ -163,7 +163,8 @@ __device__ __forceinline__ void up_multiply(const ExpertsUpArgs& args, Block& b,
     ready();
     const bool known = ptx::barrier_passed_already(&b.shared.experts_full, b.phases >> 2 & 1);
     b.shared.experts_known = known;
-    // Otherwise the router still chooses, and inputs that nobody can use yet would be in its parts' way.
+    // Otherwise the router still chooses, and inputs that nobody can use yet would be in its parts' way. A matter of time alone: where a wait was left out, a later one
+    // may pass too early, and nothing rests on it.
     if (!known) b.wait(&b.shared.finish_began, (b.phases >> 3 & 1) ^ 1, ptx::Wait::kEpilogueFull);
     expect_input(b, k * kRows + k / kQuantGroup * kRows * 4);
     ptx::bulk_copy(b.shared.input, codes, k * kRows, &b.shared.input_full);
