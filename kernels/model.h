@@ -10,7 +10,7 @@
 
 #include "device_memory.h"
 #include "pack/pack.cuh"
-#include "persistent/kernel.cuh"
+#include "persistent/device_list.h"
 #include "stack.h"
 
 namespace kilotoken::stack {

@@ -18,6 +18,7 @@ inline constexpr int kPageBytes = 17408;
 inline constexpr int kPages = 9;
 // Of them on their way at a time: as many as saturate the memory. What is asked for beyond them makes inputs, parts and flags wait in the same queues.
 inline constexpr int kPagesInFlight = 3;
+inline constexpr int kDownPagesInFlight = 5;  // experts down: their pages are shorter
 
 // Inputs of the operation in progress: 8 x 6144 E4M3, or an 8 x 1536 window in two BF16 parts, or h of 64 experts.
 inline constexpr int kInputBytes = 49152;

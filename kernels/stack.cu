@@ -30,8 +30,7 @@ struct Replica {
   Caches caches;
   Device<int32_t> tokens, proposals;
   Device<SessionState> state;
-  Device<Instruction> list;
-  Device<uint32_t> done;
+  DeviceList list;
   Device<long long> trace;
   Program program{};
   Mailbox* mailbox = nullptr;  // pinned
@@ -163,9 +162,10 @@ Replica::Replica(const Model& model) : device(model.device) {
   state = Device<SessionState>(1);
   int verify = 0;
   const std::vector<Instruction> instructions = model.instructions(caches, verify);
-  list = Device<Instruction>(instructions);
-  done = Device<uint32_t>(instructions.size() * kLineWords);
-  program = {list.get(), verify, static_cast<int>(instructions.size()), done.get(), model.work.epoch.get(), model.comm, nullptr};
+  list = DeviceList(instructions, verify);
+  list.give(program);
+  program.epoch = model.work.epoch.get();
+  program.comm = model.comm;
   for (const Instruction& ins : instructions) ops.push_back(ins.op);
 }
 

@@ -65,7 +65,8 @@ __global__ void __launch_bounds__(stack::kMathThreads, 1) calls_kernel(const __g
   uint64_t begin = 0;
 #pragma unroll 1
   for (uint32_t call = 0; call < args.warm + args.calls; ++call) {
-    b.at = static_cast<int>(call);  // for faults
+    b.at = static_cast<int>(call);  // for faults, which ask what stands there
+    if (threadIdx.x == 0) b.shared.fetched[static_cast<int>(Role::kMath)][call % kFetched].number = b.at;
     if (kArrangement != Arrangement::kBarrier) {
       sum = repeat_call(args.comm, b, call, args.marks, group, kGroups, row * kQuantGroup + column, base, mine);
     }

@@ -91,8 +91,7 @@ class Runner {
   int blocks() const { return blocks_; }
 
   void set(const std::vector<Instruction>& list, int live) {
-    list_ = Device<Instruction>(list);
-    done_ = Device<uint32_t>(list.size() * kLineWords);
+    list_ = DeviceList(list);
     live_ = live;
   }
 
@@ -108,9 +107,7 @@ class Runner {
     s.phase = Phase::kPrefill;
     copy_in(state_.get(), &s, sizeof s, "the sequence");
     Program program{};
-    program.list = list_.get();
-    program.count = static_cast<int>(list_.size());
-    program.done = done_.get();
+    list_.give(program);
     program.epoch = epoch_.get();
     program.comm = comm_;
     check(launch_resident(program, state_.get(), mailbox_, 1, blocks_, stream_), "a launch");
@@ -130,8 +127,7 @@ class Runner {
   Device<int32_t> tokens_;
   Device<Epoch> epoch_;
   Comm comm_;              // this GPU alone
-  Device<Instruction> list_;
-  Device<uint32_t> done_;
+  DeviceList list_;
   Mailbox* mailbox_ = nullptr;
   cudaStream_t stream_ = nullptr;
 };

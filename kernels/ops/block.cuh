@@ -81,12 +81,22 @@ struct Turn {
   }
 };
 
+// Of a wait that has run out: the number of the instruction in progress. Looked up only then.
+struct Where {
+  const Shared& shared;
+  int at;
+  __device__ __forceinline__ operator uint32_t() const {
+    const int warp = passing(threadIdx.x) / 32, role = static_cast<int>(warp < kFinishWarp ? Role::kMath : warp < kFetchWarp ? Role::kFinish : Role::kFetch);
+    return static_cast<uint32_t>(shared.fetched[role][at % kFetched].number);
+  }
+};
+
 // Where an operation runs. Operations that are no matrix products get a copy and are functions of their own.
 struct Place {
   Shared& shared;
   SessionState* state;
   Mailbox* mailbox;
-  int at;                // of the instruction in progress: its place in the list
+  int at;                // of the instruction in progress: its place in the role's list
   uint32_t uses;         // bit 1: an odd number of draft parts lie before the instruction in progress, bit 2: of verify parts
   uint32_t thread;       // threadIdx.x, read anew for every instruction: of the constant itself the compiler would derive all operations' indices before the first
                          // instruction and keep them in registers through every one
@@ -95,7 +105,7 @@ struct Place {
   __device__ __forceinline__ int count() const { return static_cast<int>(gridDim.x); }
   __device__ __forceinline__ const Comm& comm() const { return shared.comm; }
   __device__ __forceinline__ ptx::Fault* fault() const { return &mailbox->fault; }
-  __device__ __forceinline__ uint32_t instruction() const { return static_cast<uint32_t>(at); }
+  __device__ __forceinline__ Where instruction() const { return {shared, at}; }
 };
 
 // One role's walk through the rings; lives in registers.

@@ -214,7 +214,7 @@ __device__ inline void down_fetch(const ExpertsDownArgs& args, Block& b, uint64_
 #pragma unroll 1
     for (int begin = 0; begin < count; begin += args.experts_per_page) {
       const int here = min(args.experts_per_page, count - begin);
-      if (lane == 0) claim_page(b, bytes * here);
+      if (lane == 0) claim_page<kDownPagesInFlight>(b, bytes * here);
       __syncwarp();
       if (lane < here)
         ptx::bulk_copy(b.shared.pages[b.page.place] + lane * bytes,

@@ -126,7 +126,7 @@ __device__ __forceinline__ void multiply_up_pages_e4m3(Block& b, int page_of_til
   for (int i = 0; i < kCount; ++i) p[i].prepare(b, page[i], page_of_tile + i);
   ptx::products_begin();
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) p[i].multiply(b, page[i], page_of_tile + i);
+  for (int i = 0; i < kCount; ++i) p[i].multiply(operands_of<Format::kE4m3>(b, page[i], page_of_tile + i));
   ptx::products_commit();
   ptx::products_wait<0>();
   release_pages<kCount>(b);

@@ -69,9 +69,9 @@ __device__ __forceinline__ void await_input(Block& b) {
 
 // --- a page of the ring
 
-// The next kCount pages, which stay where they are until released. All are looked for at once: a branch costs a warp as much as ten instructions. Not `wanted`: they may not be there.
+// Where the next kCount pages come to, and whether all are there. All are looked for at once: a branch costs a warp as much as ten instructions.
 template <int kCount>
-__device__ __forceinline__ void await_pages(Block& b, const uint8_t* (&at)[kCount], bool wanted = true) {
+__device__ __forceinline__ bool look_for_pages(Block& b, const uint8_t* (&at)[kCount]) {
   Turn<kPages> turn = b.page;
   bool there = true;
 #pragma unroll
@@ -80,13 +80,22 @@ __device__ __forceinline__ void await_pages(Block& b, const uint8_t* (&at)[kCoun
     at[i] = b.shared.pages[turn.place];
     turn.next();
   }
-  if (there || !wanted) return;
-  turn = b.page;
+  return there;
+}
+template <int kCount>
+__device__ __forceinline__ void wait_for_pages(Block& b) {
+  Turn<kPages> turn = b.page;
 #pragma unroll 1
   for (int i = 0; i < kCount; ++i) {
     b.wait(&b.shared.page_full[turn.place], turn.phase, ptx::Wait::kRingFull);
     turn.next();
   }
+}
+
+// The next kCount pages, which stay where they are until released. Not `wanted`: they may not be there.
+template <int kCount>
+__device__ __forceinline__ void await_pages(Block& b, const uint8_t* (&at)[kCount], bool wanted = true) {
+  if (!look_for_pages(b, at) && wanted) wait_for_pages<kCount>(b);
 }
 
 template <int kCount>
@@ -99,9 +108,10 @@ __device__ __forceinline__ void release_pages(Block& b) {
   }
 }
 
-// One lane. When fewer than kPagesInFlight are on their way.
+// One lane. When fewer than kInFlight are on their way.
+template <int kInFlight = kPagesInFlight>
 __device__ __forceinline__ uint8_t* claim_page(Block& b, uint32_t bytes) {
-  const int before = b.page.place - kPagesInFlight;
+  const int before = b.page.place - kInFlight;
   const bool round_before = before < 0;
   b.wait(&b.shared.page_full[round_before ? before + kPages : before], b.page.phase ^ (round_before ? 1 : 0), ptx::Wait::kRingFull);
   b.wait(&b.shared.page_empty[b.page.place], b.page.phase ^ 1, ptx::Wait::kRingEmpty);
@@ -115,9 +125,21 @@ __device__ __forceinline__ uint8_t* claim_page(Block& b, uint32_t bytes) {
 template <Format kFormat>
 struct PageProducts;
 
+// The warpgroup's halves of a page and of its inputs.
+struct PageOperands {
+  ptx::Operand a, x;
+};
+template <Format kFormat>
+__device__ __forceinline__ PageOperands operands_of(Block& b, const uint8_t* page, int page_of_slice) {
+  const int group = b.thread / 128;
+  return {ptx::uniform_operand(ptx::shared_address(page) + group * 8192, 1024, 128),
+          ptx::uniform_operand(ptx::shared_address(b.shared.input) + page_of_slice * 2048 + group * 1024, 128, kFormat == Format::kE4m3 ? 128 : kInputBytes / 2)};
+}
+
 template <>
 struct PageProducts<Format::kE4m3> {
   float d[4][4], factor[4];
+  // What promote() needs besides, while the products go on.
   __device__ __forceinline__ void prepare(Block& b, const uint8_t* page, int page_of_slice) {
     const int group = b.thread / 128;
     const float2 weight_scale = reinterpret_cast<const float2*>(page + kCodeBytes)[group];
@@ -126,12 +148,9 @@ struct PageProducts<Format::kE4m3> {
     factor[0] = weight_scale.x * scale.x, factor[1] = weight_scale.x * scale.y;
     factor[2] = weight_scale.y * scale.x, factor[3] = weight_scale.y * scale.y;
   }
-  __device__ __forceinline__ void multiply(Block& b, const uint8_t* page, int page_of_slice) {
-    const int group = b.thread / 128;
-    const ptx::Operand a = ptx::uniform_operand(ptx::shared_address(page) + group * 8192, 1024, 128);
-    const ptx::Operand x = ptx::uniform_operand(ptx::shared_address(b.shared.input) + page_of_slice * 2048 + group * 1024, 128, 128);
+  __device__ __forceinline__ void multiply(const PageOperands& of) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) ptx::product_e4m3(d[i], a + i * 2048, x + i * 256);
+    for (int i = 0; i < 4; ++i) ptx::product_e4m3(d[i], of.a + i * 2048, of.x + i * 256);
   }
   __device__ __forceinline__ void promote(float (&acc)[4]) const {
 #pragma unroll
@@ -143,13 +162,10 @@ template <>
 struct PageProducts<Format::kBf16> {
   float d[8];  // with the inputs' high parts, with their low parts
   __device__ __forceinline__ void prepare(Block&, const uint8_t*, int) {}
-  __device__ __forceinline__ void multiply(Block& b, const uint8_t* page, int page_of_slice) {
-    const int group = b.thread / 128;
-    const ptx::Operand a = ptx::uniform_operand(ptx::shared_address(page) + group * 8192, 1024, 128);
-    const ptx::Operand x = ptx::uniform_operand(ptx::shared_address(b.shared.input) + page_of_slice * 2048 + group * 1024, 128, kInputBytes / 2);
-    ptx::product_bf16<false>(d, a, x);
+  __device__ __forceinline__ void multiply(const PageOperands& of) {
+    ptx::product_bf16<false>(d, of.a, of.x);
 #pragma unroll
-    for (int i = 1; i < 4; ++i) ptx::product_bf16<true>(d, a + i * 2048, x + i * 256);
+    for (int i = 1; i < 4; ++i) ptx::product_bf16<true>(d, of.a + i * 2048, of.x + i * 256);
   }
   __device__ __forceinline__ void promote(float (&acc)[4]) const {
 #pragma unroll
@@ -187,19 +203,24 @@ struct InputFetch {
 // The next kCount pages, all in flight at once; a unit that ends among them, or where the slice's share ends, is handed over.
 template <Format kFormat, int kCount>
 __device__ __forceinline__ void linear_pages(Block& b, int pages_of_unit, int& begin, int end, int& page, float (&acc)[4]) {
+  // Half of a page's time lies between two products of a warp: where the operands are is found out while it is asked whether the pages are there.
   const uint8_t* at[kCount];
-  await_pages(b, at);
-  PageProducts<kFormat> p[kCount];
+  const bool there = look_for_pages(b, at);
   int of_slice[kCount];
+  PageOperands of[kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     of_slice[i] = i == 0 ? (page == pages_of_unit ? 0 : page) : of_slice[i - 1] + 1 == pages_of_unit ? 0 : of_slice[i - 1] + 1;
-    p[i].prepare(b, at[i], of_slice[i]);
+    of[i] = operands_of<kFormat>(b, at[i], of_slice[i]);
   }
+  if (!there) wait_for_pages<kCount>(b);
+  PageProducts<kFormat> p[kCount];
   ptx::products_begin();
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) p[i].multiply(b, at[i], of_slice[i]);
+  for (int i = 0; i < kCount; ++i) p[i].multiply(of[i]);
   ptx::products_commit();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) p[i].prepare(b, at[i], of_slice[i]);
   ptx::products_wait<0>();
   release_pages<kCount>(b);
 #pragma unroll

@@ -218,7 +218,8 @@ struct ToyArgs {
 
 struct Instruction {
   Op op;
-  uint32_t layer;     // for faults and traces
+  int number;         // its place in the list, which its reports, its faults and what waits for it go by; DeviceList sets it
+  uint32_t layer;     // for traces
   int waits;          // index of the instruction that must be finished; -1: none
   uint32_t arrivals;  // that finish it: its workers
   int workers;        // blocks that take part; those of a product that reports nothing but parts never report
@@ -237,9 +238,25 @@ struct Instruction {
     LogitsArgs logits;
     PickArgs pick;
     ToyArgs toy;
-    uint32_t words[58];
+    uint32_t words[56];
   };
 };
 static_assert(sizeof(Instruction) == 256, "two words for each lane of a warp");
+
+// Who works: warps that multiply and do all that is no matrix product, warps that finish tiles, the warp that fetches.
+enum class Role { kMath, kFinish, kFetch };
+inline constexpr int kRoles = 3;
+
+KT_HD constexpr bool is_product(Op op) { return op == Op::kLinear || op == Op::kExpertsUp || op == Op::kExpertsDown; }
+// What the finishing warps do without the others.
+KT_HD constexpr bool is_finishing(Op op) { return op == Op::kLogits; }
+KT_HD constexpr bool has_part(Role role, Op op) {
+  switch (role) {
+    case Role::kMath: return !is_finishing(op);
+    case Role::kFinish: return is_product(op) || is_finishing(op);
+    case Role::kFetch: return is_product(op) || op == Op::kAttend || op == Op::kAttendWindow;
+  }
+  return false;
+}
 
 }  // namespace kilotoken::stack

@@ -24,11 +24,6 @@ struct Launch {
 // Whether the math warps work in shared memory that products use: where sums are handed over, or where inputs come to.
 __device__ __forceinline__ bool works_in_shared(Op op) { return op == Op::kAttendWindow || op == Op::kAttend || op == Op::kCombine || op == Op::kTopk; }
 
-// What the finishing warps do without the others.
-__device__ __forceinline__ bool is_finishing(Op op) { return op == Op::kLogits; }
-
-__device__ __forceinline__ bool is_product(Op op) { return op == Op::kLinear || op == Op::kExpertsUp || op == Op::kExpertsDown; }
-
 // The block's place among those that take part; not below `workers`: it does not.
 __device__ __forceinline__ int place_among(const Instruction& ins, const Place& b) {
   const int place = b.index() - ins.first;
@@ -49,13 +44,14 @@ __device__ __forceinline__ void down_multiply_any(const ExpertsDownArgs& args, B
 // `alone`: in a launch of its own. `ready`: what thread 0 of a product calls before it fetches inputs.
 template <class Ready>
 __device__ __forceinline__ void math(const Instruction& ins, Block& b, bool alone, Ready ready) {
-  // Ahead of the others: among them the operation's number costs a register that this one wants.
+  // Ahead of the others, whose choice takes a handful of branches: linears are short.
+  if (ins.op == Op::kLinear)
+    return ins.linear.format == Format::kE4m3 ? linear_multiply<Format::kE4m3>(ins.linear, b, ready) : linear_multiply<Format::kBf16>(ins.linear, b, ready);
+  // Among them the operation's number costs a register that this one wants.
   if (ins.op == Op::kAttend) return ins.attend.head_dim == 192 ? attend<192>(ins.attend, b) : attend<128>(ins.attend, b);
   switch (ins.op) {
     case Op::kEmbed: return embed(ins.embed, b);
-    case Op::kLinear:
-      return ins.linear.format == Format::kE4m3 ? linear_multiply<Format::kE4m3>(ins.linear, b, ready)
-                                                : linear_multiply<Format::kBf16>(ins.linear, b, ready);
+    case Op::kLinear: return;  // above
     case Op::kQkv: return qkv(ins.qkv, b);
     case Op::kAttendWindow: return attend_window(ins.window, b, place_among(ins, b));
     case Op::kAttend: return;  // above
@@ -156,27 +152,27 @@ __device__ __forceinline__ int begin_pass(const Launch& launch, uint32_t first_r
   return first_of_pass(launch);
 }
 
-enum class Role { kMath, kFinish, kFetch };
-
-// One walk over the list, or over its verify part. In shared memory: registers are for the operations.
+// One walk over the lists, or over their verify parts. In shared memory: registers are for the operations.
 struct Pass {
-  int begin, end;             // instructions; begin -1: none, the launch ends
+  bool none;                  // the launch ends
   uint32_t drafted;           // whether the draft part runs
   uint32_t drafts, verifies;  // parts that the launch has run when the pass is over
   uint32_t odd;               // bits 1 and 2: whether odd numbers of the two parts have run before, in all
 };
 
-__device__ __forceinline__ Pass pass_from(const Shared& shared, int begin, int end, bool drafted, uint32_t drafts, uint32_t verifies) {
-  return {begin, end, drafted, drafts + drafted, verifies + 1, ((shared.before.drafts + drafts) & 1) << 1 | ((shared.before.verifies + verifies) & 1) << 2};
+__device__ __forceinline__ Pass pass_from(const Shared& shared, bool none, bool drafted, uint32_t drafts, uint32_t verifies) {
+  return {none, drafted, drafts + drafted, verifies + 1, ((shared.before.drafts + drafts) & 1) << 1 | ((shared.before.verifies + verifies) & 1) << 2};
 }
 
 template <Role kRole>
 __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass) {
   const Program& program = launch.program;
   const bool alone = launch.only >= 0;
-  constexpr uint32_t kLeader = kRole == Role::kMath ? 0 : kRole == Role::kFinish ? kFinishWarp : kFetchWarp;
+  // The warp that loads instructions; of the math warps not the first, whose first thread sends for inputs.
+  constexpr uint32_t kLeader = kRole == Role::kMath ? kFinishWarp - 1 : kRole == Role::kFinish ? kFinishWarp : kFetchWarp;
   const auto leads = [&] { return this_thread() / 32 == kLeader; };
-  const Reader reader{program.list, b.shared.fetched[static_cast<int>(kRole)]};
+  const RoleList& own = program.of[static_cast<int>(kRole)];
+  const Reader reader{own.list, b.shared.fetched[static_cast<int>(kRole)]};
   const uint64_t policy = kRole == Role::kFetch ? ptx::evict_first() : 0;
 
   for (uint32_t phase = 0;;) {
@@ -187,49 +183,50 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
           ptx::wait_counter(program.done + (program.count - 1) * kLineWords, pass.verifies, b.fault(), ptx::Wait::kPrevious, b.instruction());
         else if (blockIdx.x == 0) launch.state->began_ns = ptx::nanoseconds();  // later rounds begin where the one before ended
         const int begin = begin_pass(launch, b.shared.first_round);
-        pass = pass_from(b.shared, begin, program.count, program.verify > 0 && begin == 0, pass.drafts, pass.verifies);
+        pass = pass_from(b.shared, begin < 0, program.verify > 0 && begin == 0, pass.drafts, pass.verifies);
         b.shared.rows = launch.state->rows;
         b.shared.start = launch.state->start;
         ptx::barrier_arrive(&b.shared.pass_full);
       }
       b.wait(&b.shared.pass_full, phase, ptx::Wait::kPrevious);
-      if (pass.begin < 0) return;
+      if (pass.none) return;
     }
+    b.at = pass.drafted ? 0 : own.verify;
     if (leads()) {
 #pragma unroll 1
-      for (int i = 0; i < kFetched - 1; ++i) reader.load(pass.begin + i, pass.end);
+      for (int i = 0; i < kFetched - 1; ++i) reader.load(b.at + i, own.count);
       reader.arrived();
     }
     int experts = 0;
-    b.at = pass.begin;
-    for (bool more = true; more;) {
+#pragma unroll 1
+    for (; b.at < own.count; ++b.at) {
       // The instruction before is done with, and this one is there.
       if constexpr (kRole == Role::kMath) math_sync();
       else if constexpr (kRole == Role::kFinish) finish_sync();
       else __syncwarp();
       const Instruction& ins = reader.fetched[b.at % kFetched];
       b.thread = this_thread();
-      b.uses = pass.odd ^ (b.at >= program.verify ? pass.drafted << 1 : 0);
-      if (leads()) reader.load(b.at + kFetched - 1, pass.end);
+      b.uses = pass.odd ^ (ins.number >= program.verify ? pass.drafted << 1 : 0);
+      if (leads()) reader.load(b.at + kFetched - 1, own.count);
       const auto await = [&](int instruction, int word, uint32_t arrivals) {  // one thread
         const uint32_t count = instruction >= program.verify ? pass.verifies : pass.drafts;
         ptx::wait_counter(program.done + instruction * kLineWords + word, count * arrivals, b.fault(), ptx::Wait::kPrevious, b.instruction());
       };
       const auto ready = [&] {  // one thread
         if (ins.waits >= 0 && !alone) await(ins.waits, 0, ins.arrivals);
-        if constexpr (kRole == Role::kMath) record(program, b.at, 0, 3);
+        if constexpr (kRole == Role::kMath) record(program, ins.number, 0, 3);
       };
       if constexpr (kRole == Role::kMath) {
-        if (place_among(ins, b) < ins.workers && !is_finishing(ins.op)) {
+        if (place_among(ins, b) < ins.workers && has_part(kRole, ins.op)) {
           if (!is_product(ins.op)) {
             if (works_in_shared(ins.op)) await_taken_over(b);
             if (b.thread == 0) ready();
             if (ins.waits >= 0) math_sync();
           }
           if (alone && ins.op == Op::kExpertsDown) await_experts(b);
-          if (ins.op == Op::kExpertsDown && b.thread == 0) record(program, b.at, 0, 3);  // its inputs are sent for by others
+          if (ins.op == Op::kExpertsDown && b.thread == 0) record(program, ins.number, 0, 3);  // its inputs are sent for by others
           math(ins, b, alone, ready);
-          if (b.thread == 0) record(program, b.at, 1, 2);
+          if (b.thread == 0) record(program, ins.number, 1, 2);
           if (!is_product(ins.op)) {
             if (works_in_shared(ins.op)) ptx::fence_async_shared();  // the next inputs may come to where this one worked
             math_sync();
@@ -238,33 +235,32 @@ __device__ __forceinline__ void walk(const Launch& launch, Block& b, Pass& pass)
                 program.epoch->drafts += pass.drafted;
                 program.epoch->verifies += 1;
               }
-              if (!alone && !(defect(Defect::kLostReport) && b.index() == 0 && ins.op == Op::kEmbed)) ptx::add_release(program.done + b.at * kLineWords, 1);
+              if (!alone && !(defect(Defect::kLostReport) && b.index() == 0 && ins.op == Op::kEmbed)) ptx::add_release(program.done + ins.number * kLineWords, 1);
             }
           }
         }
       } else if constexpr (kRole == Role::kFinish) {
         const bool reports = ins.op == Op::kExpertsUp || is_finishing(ins.op);
-        if (is_product(ins.op) || (is_finishing(ins.op) && place_among(ins, b) < ins.workers)) {
-          if (is_finishing(ins.op) && b.thread % kFinishThreads == 0) record(program, b.at, 0, 3);
+        if (has_part(kRole, ins.op) && (!is_finishing(ins.op) || place_among(ins, b) < ins.workers)) {
+          if (is_finishing(ins.op) && b.thread % kFinishThreads == 0) record(program, ins.number, 0, 3);
           const auto report_early = [&] {
-            if (!alone) ptx::add_release(program.done + b.at * kLineWords + kEarlyWord, 1);
+            if (!alone) ptx::add_release(program.done + ins.number * kLineWords + kEarlyWord, 1);
           };
           const auto await_early = [&] {
-            if (!alone) await(b.at, kEarlyWord, ins.workers);
+            if (!alone) await(ins.number, kEarlyWord, ins.workers);
             return !alone;
           };
           finish(ins, b, alone, ready, report_early, await_early);
           if (reports) finish_sync();
           if (b.thread % kFinishThreads == 0) {
-            record(program, b.at, is_finishing(ins.op) ? 1 : 2, 2);
-            if (reports && !alone) ptx::add_release(program.done + b.at * kLineWords, 1);
+            record(program, ins.number, is_finishing(ins.op) ? 1 : 2, 2);
+            if (reports && !alone) ptx::add_release(program.done + ins.number * kLineWords, 1);
           }
         }
       } else {
         if (ins.op == Op::kExpertsUp) experts = 0;
         if (place_among(ins, b) < ins.workers) fetch(ins, b, policy, experts, ready);
       }
-      more = ++b.at < pass.end;
       if (leads()) reader.arrived();
     }
     if (alone) return;
@@ -301,7 +297,7 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
       pass.drafts = pass.verifies = 0;
     } else {
       const int first = first_of_pass(launch);
-      pass = pass_from(shared, launch.only, launch.only + 1, launch.program.verify > 0 && first == 0, 0, 0);
+      pass = pass_from(shared, false, launch.program.verify > 0 && first == 0, 0, 0);
       if (blockIdx.x == 0 && launch.only == first) launch.state->began_ns = ptx::nanoseconds();
     }
     ptx::fence_barrier_init();
@@ -345,7 +341,9 @@ cudaError_t launch_resident(const Program& program, SessionState* state, Mailbox
 
 cudaError_t launch_instruction(const Program& program, int index, SessionState* state, Mailbox* mailbox, int blocks,
                                cudaStream_t stream) {
-  stack_kernel<<<blocks, kThreads, sizeof(Shared), stream>>>(Launch{program, state, mailbox, 1, index});
+  Launch launch{program, state, mailbox, 1, index};
+  for (RoleList& of : launch.program.of) of = {program.list + index, 0, 1};
+  stack_kernel<<<blocks, kThreads, sizeof(Shared), stream>>>(launch);
   return cudaGetLastError();
 }
 

@@ -50,7 +50,6 @@ class Side {
     outbox = Device<float>(static_cast<size_t>(kGroups) * kGroupFloats);
     residual = Device<float>(static_cast<size_t>(kRows) * kHidden);
     epoch = Device<Epoch>(1);
-    done = Device<uint32_t>(kLineWords);
     SessionState session{};
     session.block_size = 1;
     session.max_context = session.max_tokens = 4096;
@@ -65,7 +64,7 @@ class Side {
     ins.reduce.residual = residual.get();
     ins.reduce.hidden = kHidden;
     ins.reduce.comm_uses = ops::use(0);
-    list = Device<Instruction>(std::vector<Instruction>{ins});
+    list = DeviceList({ins});
   }
   ~Side() {
     if (device_lost()) return;
@@ -76,7 +75,9 @@ class Side {
   Side(const Side&) = delete;
 
   void meet(const Side& other) {
-    program = {list.get(), 0, 1, done.get(), epoch.get(), Comm{}, nullptr};
+    list.give(program);
+    program.epoch = epoch.get();
+    program.comm = Comm{};
     program.comm.rank = rank;
     program.comm.ranks = 2;
     for (const Side* side : {static_cast<const Side*>(this), &other})
@@ -95,9 +96,8 @@ class Side {
   std::unique_ptr<ops::HandParts> parts;
   Device<float> inbox, outbox, residual;
   Device<Epoch> epoch;
-  Device<uint32_t> done;
   Device<SessionState> state;
-  Device<Instruction> list;
+  DeviceList list;
   Program program{};
 };
 

@@ -129,8 +129,7 @@ class Pair {
     list_[1].waits = 0, list_[1].arrivals = static_cast<uint32_t>(list_[0].workers);
     std::memset(&list_[2], 0, sizeof list_[2]);
     list_[2].op = Op::kAccept, list_[2].waits = 0, list_[2].arrivals = list_[1].arrivals, list_[2].workers = 1;
-    device_list_ = Device<Instruction>(std::vector<Instruction>(list_.begin(), list_.end()));
-    done_ = Device<uint32_t>(list_.size() * kLineWords);
+    device_list_ = DeviceList(std::vector<Instruction>(list_.begin(), list_.end()));
   }
   ~Pair() {
     cudaStreamDestroy(stream_);
@@ -179,9 +178,7 @@ class Pair {
     copy_in(state_.get(), &s, sizeof s, "the sequence");
     std::memset(static_cast<void*>(mailbox_), 0, sizeof(Mailbox));
     Program program{};
-    program.list = device_list_.get();
-    program.count = static_cast<int>(list_.size());
-    program.done = done_.get();
+    device_list_.give(program);
     program.epoch = epoch_.get();
     if (alone) {
       for (int i = 0; i < 2; ++i) check(launch_instruction(program, i, state_.get(), mailbox_, model_.blocks, stream_), "a launch");
@@ -226,8 +223,7 @@ class Pair {
   Device<SessionState> state_;
   Device<int32_t> tokens_;
   Device<Epoch> epoch_;
-  Device<Instruction> device_list_;
-  Device<uint32_t> done_;
+  DeviceList device_list_;
   Mailbox* mailbox_ = nullptr;
   cudaStream_t stream_ = nullptr;
 };

@@ -63,8 +63,8 @@ const RULES: Rules = [
   ],
   [
     'kernels/persistent/kernel.cu',
-    /stack_kernel<<<(.*?)>>>\((Launch\{.*?\})\);/s,
-    'simt_launch([launch = $2] { stack_kernel(launch); }, $1);',
+    /stack_kernel<<<(.*?)>>>\(launch\);/s,
+    'simt_launch([launch] { stack_kernel(launch); }, $1);',
   ],
   ['kernels/ranks.cpp', /using Clock = std::chrono::steady_clock;/, 'using Clock = simt::HostClock;'],
 ];

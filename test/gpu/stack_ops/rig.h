@@ -15,7 +15,6 @@
 #include "core/e4m3.h"
 #include "kernels/device_memory.h"
 #include "kernels/model.h"
-#include "kernels/persistent/kernel.cuh"
 
 namespace kilotoken::ops {
 
@@ -103,7 +102,7 @@ class Worst {
 // One instruction on one step, alone; or a list on the resident kernel.
 class Rig {
  public:
-  explicit Rig(int grid) : blocks(grid), state_(1), list_(kMost), epoch_(1), done_(kMost * kLineWords) {
+  explicit Rig(int grid) : blocks(grid), state_(1), epoch_(1) {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
     check(cudaHostAlloc(reinterpret_cast<void**>(&mailbox), sizeof(Mailbox), cudaHostAllocMapped), "pinned memory");
     std::memset(static_cast<void*>(mailbox), 0, sizeof(Mailbox));
@@ -111,8 +110,6 @@ class Rig {
     session.max_context = 4096;
     session.max_tokens = 4096;
     session.phase = Phase::kPrefill;
-    program.list = list_.get();
-    program.done = done_.get();
     program.epoch = epoch_.get();
   }
   ~Rig() {
@@ -151,11 +148,9 @@ class Rig {
   Mailbox* mailbox = nullptr;
 
  private:
-  static constexpr size_t kMost = 64;
   void set(const std::vector<Instruction>& list) {
-    need(list.size() <= kMost, "a longer list than the rig holds");
-    program.count = static_cast<int>(list.size());
-    copy_in(list_.get(), list.data(), list.size() * sizeof(Instruction), "the list");
+    list_ = DeviceList(list);
+    list_.give(program);
     copy_in(state_.get(), &session, sizeof session, "the sequence");
   }
   void finish() {
@@ -169,9 +164,8 @@ class Rig {
   }
 
   Device<SessionState> state_;
-  Device<Instruction> list_;
+  DeviceList list_;
   Device<Epoch> epoch_;
-  Device<uint32_t> done_;
   cudaStream_t stream_ = nullptr;
 };
 
