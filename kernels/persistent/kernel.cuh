@@ -1,5 +1,5 @@
-// The resident kernel: one block a multiprocessor, eleven warps in three roles, one instruction list. The math warps wait for what an
-// instruction needs, work, and report; the finishing warps drain accumulators; the fetching warp walks the same list far ahead, because
+// The resident kernel: one block a multiprocessor, eleven warps in three roles, one instruction list, of which each role walks what it has a part in. The math warps wait for what an
+// instruction needs, work, and report; the finishing warps drain accumulators; the fetching warp goes far ahead, because
 // weights depend on nothing but the choice of experts. A whole generation is one launch: draft, verify, accept, next block, without the host.
 // The same kernel launched over one instruction at a time is the CUDA-graph build: same functions, same bits.
 #pragma once
