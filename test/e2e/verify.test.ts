@@ -40,6 +40,16 @@ describe('verify', () => {
     expect(done.stdout).toMatch(/^refuted: /m);
   });
 
+  it('blames no engine for a baseline that dies midway, and a baseline for no engine that does', async () => {
+    const dying = `${TOY} | sed -u 30q`;
+    const spared = await verify('--engine', TOY, '--tokens', '1500', '--baseline', dying);
+    expect([spared.code, spared.stdout]).toEqual([3, '']);
+    expect(spared.stderr).toMatch(/^error: the baseline cmd:.* failed: plain\/.*: died: /m);
+    const refuted = await verify('--engine', `${TOY} | sed -u 100q`, '--tokens', '1500', '--baseline', TOY);
+    expect(refuted.code).toBe(1);
+    expect(refuted.stdout).toMatch(/^refuted +sessions /m);
+  });
+
   it('holds an engine to what an earlier run measured, and to the state its record had', async () => {
     const [first, cut] = [join(scratch, 'first.json'), join(scratch, 'cut')];
     const quick = ['--engine', TOY, '--tokens', '1500', '--json', '--evidence', cut];
