@@ -123,6 +123,13 @@ describe('a baseline that fails', () => {
     await expect(judged(other, failingFrom(4))).rejects.toThrow(/^the baseline toy failed/);
   });
 
+  it('takes back a difference of numerics too', async () => {
+    const engine = markovSource({ ...CHAIN, weights: '6' });
+    const over = { fidelityMargin: 0.01, budget: { prompts: 32, equalityPrompts: 32, equalityTokens: 40 } };
+    expect(refutations(await judged(engine, markovSource(CHAIN), over))).toContain('fidelity likelihood');
+    await expect(judged(engine, failingFrom(30), over)).rejects.toThrow(/^the baseline toy failed: fidelity\/.* gone$/);
+  });
+
   it('leaves an engine refuted that is wrong by its own rows, and is told beside it', async () => {
     const wrong = source((engine) => lyingEngine(engine, 'accepted-plus-one'));
     const result = await judged(wrong, failingFrom(2));
