@@ -32,6 +32,8 @@ export interface PlanOptions {
   /** Sessions in flight outside the timed part. */
   readonly concurrency: number;
   readonly stepTimeoutSeconds: number;
+  /** A look, whatever its sizes are changed to: never published. */
+  readonly quick?: true;
 }
 
 export const DEFAULT_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
@@ -46,13 +48,14 @@ export const DEFAULT_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
   stepTimeoutSeconds: 60,
 };
 
-/** Fewer tokens of everything; prompts are thinned out by the caller. */
+/** Fewer tokens of everything; prompts are thinned out by the caller. Shows that all of it works and is never published. */
 export const QUICK_PLAN: Omit<PlanOptions, 'seed' | 'stopIds'> = {
   ...DEFAULT_PLAN,
   tokens: 24,
   sampledTokens: 8,
   lawSeeds: 200,
   speed: QUICK_SPEED,
+  quick: true,
 };
 
 /** Names the engine of a rule and an arm, as the manifest keys it. */
@@ -100,6 +103,7 @@ export function makePlan(
     lawLargestBlindEffect: 0.25,
     stepTimeoutSeconds: options.stepTimeoutSeconds,
     bootstrapResamples: 2000,
+    ...(options.quick ? { quick: true } : {}),
     speed: makeSpeedPlan(
       rows,
       { plain: engines('match', 'plain'), speculative: engines('match', 'speculative') },

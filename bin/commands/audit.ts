@@ -99,7 +99,7 @@ export function auditCommand(program: Command): void {
     .option('--out <dir>', 'run directory to create (default: runs/<time>-<hash>)')
     .option('--seed <n>', 'seed of everything that is drawn', seed, '1')
     .option('--block <n>', "tokens of a verify step, anchor included (default: the draft's)", wholeNumber(2))
-    .option('--quick', `${QUICK_PROMPTS} prompts of each suite and short outputs`)
+    .option('--quick', `${QUICK_PROMPTS} prompts of each suite and short outputs; such a run is not published`)
     .option('--tokens <n>', 'greedy tokens a prompt', count)
     .option('--sampled-tokens <n>', 'tokens a prompt at temperature 1, rules match and coupled', count)
     .option('--law-prompts <n>', 'prompts of the law test of rule reject', count)
@@ -257,6 +257,7 @@ function planOptions(options: Options, stopIds: readonly number[]): PlanOptions 
     speed: speedOptions(options, base.speed),
     concurrency: options.concurrency ?? base.concurrency,
     stepTimeoutSeconds: options.stepTimeout ?? base.stepTimeoutSeconds,
+    ...(base.quick ? { quick: true } : {}),
   };
 }
 

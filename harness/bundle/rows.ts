@@ -206,6 +206,8 @@ export const Plan = z.strictObject({
   lawLargestBlindEffect: z.number().positive().max(1),
   stepTimeoutSeconds: z.number().positive(),
   bootstrapResamples: z.int().positive(),
+  /** Made by `audit --quick`: a look, never published. In the plan, so that shards and their merge have it. Absent in every other plan. */
+  quick: z.literal(true).optional(),
   /** cardDigest of every engine, by its name: what is run is fixed together with how. Absent before run@2. */
   engines: z.record(z.string(), Digest).optional(),
   /** What is timed and how; null when nothing is. Absent before run@2. */

@@ -6,7 +6,10 @@
 /** Stands in a quote for a figure. */
 export const SLOT = '{}';
 
-const WORDS = ['two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten', 'eleven', 'twelve'];
+const WORDS = [
+  ...['two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten', 'eleven', 'twelve'],
+  ...['thirteen', 'fourteen', 'fifteen', 'sixteen', 'seventeen', 'eighteen', 'nineteen'],
+];
 const VALUES = new Map<string, number>([
   ['half', 0.5],
   ['one', 1],

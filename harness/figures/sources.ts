@@ -1,6 +1,7 @@
 /**
- * Where figures come from: reports judged anew from the raw rows of the record (never the stored ones), each run once, and the logs of GPU
- * programs, which are kept as they were printed. Paths lead into them; expressions combine what they find.
+ * Where figures come from: reports judged anew from the raw rows of the record (never the stored ones), each run once; the logs of GPU
+ * programs, which are kept as they were printed; tables of defects and calibrations, which are summaries. Paths lead into them;
+ * expressions combine what they find.
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,6 +15,7 @@ import { bytesOf, jsonOf } from '../input.ts';
 import { buildReport } from '../report/build.ts';
 import type { Expression } from './ledger.ts';
 import { numberOf } from './prose.ts';
+import { isTable, readTable } from './tables.ts';
 
 /** What a figure of the ledger cannot be computed for: a run that is not there, a path that leads nowhere. */
 export class NoFigure extends Error {}
@@ -91,6 +93,7 @@ export class Sources {
     const path = this.#path(run);
     const onDifference = (text: string): void => void this.differences.push({ run, text });
     try {
+      if (isTable(run)) return readTable(path, run, onDifference);
       if (run.endsWith('.json')) {
         const { raw } = readBenchKernels(jsonOf(path));
         return { ...deriveFigures(raw), rows: raw };

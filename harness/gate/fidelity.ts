@@ -11,17 +11,16 @@ import { firstDifference } from '../verify/equality.ts';
 import { nearTies, type Parting } from '../verify/near-tie.ts';
 import { rowsOf } from '../verify/round-laws.ts';
 import type { Budget } from './budget.ts';
-import type { GatePrompt, Observer } from './observer.ts';
+import { type GatePrompt, lost, type Observer, type Observers } from './observer.ts';
 import type { Check } from './result.ts';
 
 const RESAMPLES = 10_000;
 
-export interface FidelityInput {
+export interface FidelityInput extends Observers {
   readonly engine: Engine;
   /** The baseline. */
   readonly plain: Engine;
   readonly prompts: readonly GatePrompt[];
-  readonly observer: Observer;
   readonly decoding: (over: Partial<Decoding>) => Decoding;
   readonly budget: Budget;
   readonly seed: string;
@@ -37,11 +36,11 @@ interface Forced {
 }
 
 export async function checkFidelity(input: FidelityInput, margin: number | null): Promise<Check[]> {
-  const { prompts, observer, budget, signal } = input;
+  const { prompts, budget, signal } = input;
   const forced: Forced[] = [];
   const list = [...new Set(prompts)].slice(0, budget.equalityPrompts);
   for (const prompt of list) {
-    if (observer.broken || signal.aborted) break;
+    if (lost(input) || signal.aborted) break;
     const one = await forcedText(input, prompt);
     if (one === null) break;
     forced.push(one);
@@ -50,13 +49,13 @@ export async function checkFidelity(input: FidelityInput, margin: number | null)
 }
 
 async function forcedText(input: FidelityInput, prompt: GatePrompt): Promise<Forced | null> {
-  const { engine, plain, observer, budget } = input;
+  const { engine, plain, observer, yardstick, budget } = input;
   const asked = input.decoding({ maxTokens: budget.equalityTokens });
-  const run = await observer.run(plain, prompt, asked, 'fidelity');
+  const run = await yardstick.run(plain, prompt, asked, 'fidelity');
   if (run.fault !== null) return null;
   const [own, base] = [
-    await scored(input, engine, prompt.ids, run.tokens),
-    await scored(input, plain, prompt.ids, run.tokens),
+    await scored(observer, engine, prompt.ids, run.tokens),
+    await scored(yardstick, plain, prompt.ids, run.tokens),
   ];
   if (own === null || base === null) return null;
   const rows = run.rounds.map((round) => rowsOf(round, plain.card.vocabSize));
@@ -70,7 +69,7 @@ async function forcedText(input: FidelityInput, prompt: GatePrompt): Promise<For
 }
 
 async function scored(
-  { observer }: FidelityInput,
+  observer: Observer,
   engine: Engine,
   prefix: readonly number[],
   next: readonly number[],
@@ -99,7 +98,8 @@ function likelihood(forced: readonly Forced[], margin: number | null, seed: stri
     logE: null,
     decisive: false,
     wouldHaveCaught: null,
-  };
+    restsOnPlain: true,
+  } as const;
   const means = forced.map(({ engine, baseline }) => mean(baseline.map((value, i) => value - engine[i]!)));
   const interval = bcaInterval(means.length, meanOf(means), { resamples: RESAMPLES, level: TOST_LEVEL, seed });
   if (interval === null) {
@@ -127,7 +127,7 @@ async function greedy(
   forced: readonly Forced[],
   margin: number | null,
 ): Promise<Check> {
-  const { engine, plain, observer, budget, signal } = input;
+  const { engine, plain, observer, yardstick, budget, signal } = input;
   const base = {
     id: 'fidelity greedy',
     question: 'Do greedy outputs part only where two tokens are nearly alike?',
@@ -135,17 +135,18 @@ async function greedy(
     logE: null,
     decisive: false,
     wouldHaveCaught: null,
-  };
+    restsOnPlain: true,
+  } as const;
   // Gaps are learned on the even prompts and judged on the odd ones.
   const moves = forced.flatMap((one, i) => (i % 2 === 0 ? movesOf(one) : []));
   const partings: Parting[] = [];
   let n = 0;
   let tokens = 0;
   for (const prompt of prompts.filter((_, i) => i % 2 === 1)) {
-    if (observer.broken || signal.aborted || moves.length === 0) break;
+    if (lost(input) || signal.aborted || moves.length === 0) break;
     const asked = input.decoding({ temperature: 0, maxTokens: budget.equalityTokens });
     const [a, b] = [
-      await observer.run(plain, prompt, asked, 'fidelity greedy'),
+      await yardstick.run(plain, prompt, asked, 'fidelity greedy'),
       await observer.run(engine, prompt, asked, 'fidelity greedy'),
     ];
     if (a.fault !== null || b.fault !== null) continue;
@@ -155,7 +156,7 @@ async function greedy(
     const [own, other] = at === null ? [] : [a.tokens[at], b.tokens[at]];
     if (at === null || own === undefined || other === undefined) continue;
     const prefix = [...prompt.ids, ...a.tokens.slice(0, at)];
-    const [x, y] = [await scored(input, plain, prefix, [own]), await scored(input, plain, prefix, [other])];
+    const [x, y] = [await scored(yardstick, plain, prefix, [own]), await scored(yardstick, plain, prefix, [other])];
     // What comes after the first difference follows from it and is not compared.
     if (x !== null && y !== null) partings.push({ where: `prompt ${prompt.name}, output ${at}`, gap: x[0]! - y[0]! });
   }

@@ -9,9 +9,9 @@ import { BUDGETS, type Budget, fittedTo, type GateName } from './budget.ts';
 import { checkCard, checkDeclarations, checkInterface, concluded } from './conformance.ts';
 import { buildKey, type Earlier, type Earnings, type EvidenceRecord } from './evidence.ts';
 import { builtInPrompts, checkLosslessness, checkPrompts, type LosslessOutcome, sessionSeed } from './losslessness.ts';
-import { type GatePrompt, Observer } from './observer.ts';
+import { type Fault, type GatePrompt, Observer, type Observers } from './observer.ts';
 import { checkReference, type ReferenceScores } from './reference.ts';
-import { type Check, GATE_SCHEMA_ID, type GateResult, verdictOf } from './result.ts';
+import { type Check, GATE_SCHEMA_ID, type GateResult, isRefuting, verdictOf } from './result.ts';
 
 export interface GateInput {
   readonly source: EngineSource;
@@ -46,6 +46,7 @@ export async function runGate(input: GateInput): Promise<GateResult> {
   const started = now();
   let budget: Budget = { ...BUDGETS[input.gate], ...input.share, ...input.budget };
   const observer = new Observer(input.stepMs);
+  const yardstick = input.baseline === null ? observer : new Observer(input.stepMs, 'baseline');
   const checks: Check[] = [];
   let earlier = NOTHING_EARLIER;
   let earnings: Earnings = {};
@@ -57,16 +58,20 @@ export async function runGate(input: GateInput): Promise<GateResult> {
   const plain =
     engine === null
       ? null
-      : await observer.ask('plain', 'opening plain decoding', () => plainSource.open({ blockSize: 1 }));
+      : await yardstick.ask('plain', 'opening plain decoding', () => plainSource.open({ blockSize: 1 }));
   try {
     // A fault of the yardstick is none of the engine's.
     if (engine !== null && plain === null && input.baseline !== null)
       throw new EnvironmentError(
-        `the baseline ${input.baseline.name} did not open: ${observer.faults.at(-1)!.message}`,
+        `the baseline ${input.baseline.name} did not open: ${yardstick.faults.at(-1)!.message}`,
       );
     if (engine !== null && plain !== null) {
       const card = checkCard(engine, null);
-      const plainCard = { ...checkCard(plain, input.baseline === null ? 1 : null), id: 'plain card' };
+      const plainCard: Check = {
+        ...checkCard(plain, input.baseline === null ? 1 : null),
+        id: 'plain card',
+        restsOnPlain: true,
+      };
       checks.push(card, plainCard);
       if (card.outcome === 'consistent' && plainCard.outcome === 'consistent') {
         budget = { ...fittedTo(budget, engine.card.vocabSize), ...input.budget };
@@ -74,19 +79,27 @@ export async function runGate(input: GateInput): Promise<GateResult> {
         earlier = input.record?.earlier(build) ?? NOTHING_EARLIER;
         input.record?.started({ build, run: earlier.run, seed: earlier.seed ?? input.seed, engine: input.source.name });
         checks.push(checkDeclarations(engine));
-        const outcome = await judge(input, { engine, plain, budget, observer, checks, earlier, now });
+        const outcome = await judge(input, { engine, plain, budget, observer, yardstick, checks, earlier, now });
         earnings = outcome.earnings;
         acceptance = outcome.acceptance ?? null;
       }
     }
   } finally {
-    await Promise.allSettled(
-      [engine?.close(), plain?.close()].map((closing) => observer.mayRefuse('close', 'close', async () => closing)),
-    );
+    await Promise.allSettled([
+      observer.mayRefuse('close', 'close', async () => engine?.close()),
+      yardstick.mayRefuse('close', 'close', async () => plain?.close()),
+    ]);
   }
-  checks.unshift(sessionsCheck(observer));
-  checks.push(booksCheck(observer));
+  const failure = yardstick === observer ? undefined : yardstick.faults[0];
+  const observers = failure === undefined ? [...new Set([observer, yardstick])] : [observer];
+  checks.unshift(sessionsCheck(observers));
+  checks.push(booksCheck(observers));
   if (earlier.refutation !== null) checks.push(refutedEarlier(earlier.refutation));
+  const told = failure === undefined ? checks : withoutBaseline(checks, input.baseline!.name, failure);
+  const verdict = verdictOf(told, input.signal.aborted);
+  // As above: nothing but what rests on the baseline is left to say.
+  if (failure !== undefined && verdict !== 'refuted')
+    throw new EnvironmentError(`the baseline ${input.baseline!.name} failed: ${faultText(failure)}`);
   const result: GateResult = {
     schema: GATE_SCHEMA_ID,
     gate: input.gate,
@@ -96,24 +109,23 @@ export async function runGate(input: GateInput): Promise<GateResult> {
     seed: earlier.seed ?? input.seed,
     run: earlier.run,
     budget,
-    verdict: verdictOf(checks, input.signal.aborted),
-    checks,
+    verdict,
+    checks: told,
     acceptance,
-    tokens: observer.tokens,
+    tokens: observers.reduce((sum, { tokens }) => sum + tokens, 0),
     seconds: Math.round(now() - started) / 1000,
   };
   if (build !== null && input.record !== null) {
-    const first = checks.find((check) => check.outcome === 'refuted' || check.outcome === 'internally inconsistent');
+    const first = told.find(isRefuting);
     input.record.ended(result, build, first?.evidence ?? '', without(earnings, earlier.earnings));
   }
   return result;
 }
 
-interface Judging {
+interface Judging extends Observers {
   readonly engine: Engine;
   readonly plain: Engine;
   readonly budget: Budget;
-  readonly observer: Observer;
   readonly checks: Check[];
   readonly earlier: Earlier;
   readonly now: () => number;
@@ -123,7 +135,7 @@ type Judged = Pick<LosslessOutcome, 'earnings' | 'acceptance'>;
 
 async function judge(
   input: GateInput,
-  { engine, plain, budget, observer, checks, earlier, now }: Judging,
+  { engine, plain, budget, observer, yardstick, checks, earlier, now }: Judging,
 ): Promise<Judged> {
   const { vocabSize, maxContext } = engine.card;
   const seed = earlier.seed ?? input.seed;
@@ -157,6 +169,7 @@ async function judge(
     plain,
     prompts,
     observer,
+    yardstick,
     decoding,
     budget: fitted,
     seed,
@@ -174,7 +187,8 @@ async function judge(
   return outcome;
 }
 
-function sessionsCheck(observer: Observer): Check {
+function sessionsCheck(observers: readonly Observer[]): Check {
+  const sessions = observers.reduce((sum, observer) => sum + observer.sessions, 0);
   return concluded(
     {
       id: 'sessions',
@@ -182,13 +196,41 @@ function sessionsCheck(observer: Observer): Check {
       would: 'any session that throws, hangs, dies, overruns its limit or returns a malformed round',
       of: 'sessions',
     },
-    observer.sessions,
-    observer.faults.map(({ session, kind, message }) => `${session}: ${kind}: ${message}`),
-    `${observer.sessions} sessions ended by a stop id or at their limit.`,
+    sessions,
+    observers.flatMap(({ faults }) => faults).map(faultText),
+    `${sessions} sessions ended by a stop id or at their limit.`,
   );
 }
 
-function booksCheck(observer: Observer): Check {
+function faultText({ session, kind, message }: Fault): string {
+  return `${session}: ${kind}: ${message}`;
+}
+
+/** What is left where the baseline failed: a fault of the yardstick is none of the engine's, whenever it comes. */
+function withoutBaseline(checks: readonly Check[], baseline: string, failure: Fault): Check[] {
+  const left = checks.map((check): Check => {
+    if (check.restsOnPlain !== true || !isRefuting(check)) return check;
+    return { ...check, outcome: 'inconclusive', evidence: `It rests on the baseline, which failed. ${check.evidence}` };
+  });
+  return [
+    ...left,
+    {
+      id: 'baseline',
+      question: 'Did the baseline run to its end?',
+      outcome: 'inconclusive',
+      evidence: `${baseline} failed: ${faultText(failure)}. Nothing that was held against it counts.`,
+      wouldHaveCaught: null,
+      n: 1,
+      of: 'baselines',
+      logE: null,
+      decisive: false,
+    },
+  ];
+}
+
+function booksCheck(observers: readonly Observer[]): Check {
+  const rounds = observers.reduce((sum, observer) => sum + observer.rounds, 0);
+  const violations = observers.flatMap((observer) => observer.violations);
   const found = concluded(
     {
       id: 'books',
@@ -197,9 +239,9 @@ function booksCheck(observer: Observer): Check {
         'any token after a stop or over the limit, any accepted draft that was not emitted, any block larger than declared, any round said to take longer than the harness waited',
       of: 'rounds',
     },
-    observer.rounds,
-    observer.violations.map(({ session, round, text }) => `${session}, round ${round ?? 'none'}: ${text}`),
-    `${observer.rounds} rounds checked.`,
+    rounds,
+    violations.map(({ session, round, text }) => `${session}, round ${round ?? 'none'}: ${text}`),
+    `${rounds} rounds checked.`,
   );
   return found.outcome === 'refuted' ? { ...found, outcome: 'internally inconsistent' } : found;
 }

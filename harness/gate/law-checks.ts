@@ -30,6 +30,8 @@ export interface Stream {
   readonly from: string;
   /** Whether replay decided all of it again and found nothing: then differing decisions would have been seen. */
   readonly replayed: boolean;
+  /** The rows were put together from scores of the plain engine. */
+  readonly restsOnPlain?: true;
 }
 
 /** Largest logarithm of each law's e-value, in the order of `streams` and LAWS. */
@@ -100,6 +102,7 @@ export function lawChecks(stream: Stream, adjusted: ReadonlyMap<string, number>,
       logE,
       decisive: name === 'emission',
       wouldHaveCaught: null,
+      ...(stream.restsOnPlain ? { restsOnPlain: true as const } : {}),
     };
     if (process.n === 0 && !setting.earlier.includes(`${prefix}${name}`)) {
       const evidence = `This engine shows nothing to test it by under rule ${rule}.`;

@@ -18,7 +18,7 @@ import { checkBoundaries } from './boundary.ts';
 import type { Budget } from './budget.ts';
 import { checkFidelity } from './fidelity.ts';
 import { adjustedPs, FAMILY_SIZE, LAWS, lawChecks, power10, type Stream, seenByReplay } from './law-checks.ts';
-import type { GatePrompt, Observed, Observer } from './observer.ts';
+import { type GatePrompt, lost, type Observed, type Observers } from './observer.ts';
 import { ReplayJudge } from './replaying.ts';
 import type { Check } from './result.ts';
 import { runToys } from './toys.ts';
@@ -31,12 +31,11 @@ const LANES = 2;
 /** Texts whose emitted tokens are scored again, one call each. */
 const SCORED_TEXTS = 400;
 
-export interface LosslessInput {
+export interface LosslessInput extends Observers {
   readonly engine: Engine;
   /** The same weights without speculation, or the baseline the caller named. */
   readonly plain: Engine;
   readonly prompts: readonly GatePrompt[];
-  readonly observer: Observer;
   readonly decoding: (over: Partial<Decoding>) => Decoding;
   readonly budget: Budget;
   readonly seed: string;
@@ -96,24 +95,25 @@ async function equality(
   topP: number,
   tally?: AcceptanceTally,
 ): Promise<Check> {
-  const { engine, plain, observer, budget } = input;
+  const { engine, plain, observer, yardstick, budget } = input;
   const name = temperature === 0 ? 'greedy' : `temperature ${temperature}${topP < 1 ? `, top-p ${topP}` : ''}`;
   const base = {
     id: temperature === 0 ? 'equality greedy' : `equality ${temperature} ${topP}`,
     question: `Does ${name} decoding emit the very tokens that plain decoding emits?`,
     of: 'prompts',
-  };
+    restsOnPlain: true,
+  } as const;
   const differences: string[] = [];
   let tokens = 0;
   let n = 0;
   const prompts = Array.from({ length: budget.equalityPrompts }, (_, i) => input.prompts[i % input.prompts.length]!);
   for (const prompt of temperature === 0 ? [...new Set(prompts)] : prompts) {
-    if (observer.broken || input.signal.aborted) break;
+    if (lost(input) || input.signal.aborted) break;
     const decoding = input.decoding({ temperature, topP, maxTokens: budget.equalityTokens });
     let pair: [Observed, Observed];
     try {
       pair = [
-        await observer.run(plain, prompt, decoding, 'plain'),
+        await yardstick.run(plain, prompt, decoding, 'plain'),
         await observer.run(engine, prompt, decoding, 'speculative'),
       ];
     } catch (error) {
@@ -286,6 +286,7 @@ async function ownLaw(input: LosslessInput, overdue: () => boolean, threshold: n
     return { ...nothing, after: checks, earnings };
   }
 
+  const onScores = source === 'score' ? ({ restsOnPlain: true } as const) : {};
   const wide = vocabSize > SCORED_VOCABULARY ? budget.wideLawTokens : budget.lawTokens;
   const target = source === 'rounds' ? wide : budget.scoredTokens;
   const laws = new RoundLaws({
@@ -362,14 +363,14 @@ async function ownLaw(input: LosslessInput, overdue: () => boolean, threshold: n
   }
   if (broken !== null) {
     const question = 'Are the rows that the rounds carry probability rows?';
-    const refutation = { id: 'rows', question, outcome: 'refuted', n: 1, of: 'rounds' } as const;
+    const refutation = { id: 'rows', question, outcome: 'refuted', n: 1, of: 'rounds', ...onScores } as const;
     return { ...nothing, before: [check({ ...refutation, evidence: `${broken}.` })] };
   }
   const confirmed = source === 'rounds' ? await checkRows(input, kept, texts) : null;
   const from = source === 'rounds' ? 'the rows its rounds carry' : "rows put together from the plain engine's scores";
   return {
     ...nothing,
-    stream: { prefix: '', laws, from, replayed: replay.holds && confirmed?.outcome === 'consistent' },
+    stream: { prefix: '', laws, from, replayed: replay.holds && confirmed?.outcome === 'consistent', ...onScores },
     before: confirmed === null ? [] : [confirmed],
     capped,
     doubts: confirmed?.outcome === 'not testable here' ? ['nothing confirms the rows it was tested against'] : [],
@@ -393,7 +394,8 @@ function scoredText(session: string, prompt: GatePrompt, rounds: readonly WithRo
 /** Whether full rows can be had from the plain engine's score(). */
 async function scores(input: LosslessInput, probe: Observed): Promise<boolean> {
   if (input.engine.card.vocabSize > SCORED_VOCABULARY) return false;
-  const scored = await input.observer.mayRefuse('score', 'score', () =>
+  if (lost(input)) return false;
+  const scored = await input.yardstick.mayRefuse('score', 'score', () =>
     input.plain.score(input.prompts[0]!.ids, probe.tokens.slice(0, 1)),
   );
   return scored?.logprobs?.length === 1 && Number.isFinite(scored.logprobs[0]);
@@ -411,7 +413,7 @@ async function scoredRows(
     const prefix = [...prompt.ids, ...before, ...run.rounds[index]!.committed.slice(0, i)];
     const row = new Float64Array(input.plain.card.vocabSize);
     for (let token = 0; token < row.length; token++) {
-      const scored = await input.observer.ask(run.session, 'score', () => input.plain.score(prefix, [token]));
+      const scored = await input.yardstick.ask(run.session, 'score', () => input.plain.score(prefix, [token]));
       if (scored === null) return 'score() failed';
       row[token] = scored.logprobs?.[0] ?? Number.NaN;
     }
@@ -424,13 +426,14 @@ async function scoredRows(
 
 /** The rows of the rounds against rows of the plain engine after the same text: bets on wrong rows prove nothing. */
 async function checkRows(input: LosslessInput, kept: readonly Sampled[], texts: readonly ScoredText[]): Promise<Check> {
-  const { plain, observer, budget, rowTolerance } = input;
+  const { plain, yardstick, budget, rowTolerance } = input;
   const random = new Random(input.seed, 43);
   const base = {
     id: 'rows',
     question: 'Are the target rows of the rounds those of the plain engine after the same tokens?',
     of: 'positions',
-  };
+    restsOnPlain: true,
+  } as const;
   let n = 0;
   let largest = 0;
   let worst = '';
@@ -441,19 +444,19 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[], texts: 
   };
   let rowsFromPlain = 0;
   let filteredRows = 0;
-  for (let i = 0; i < Math.min(budget.rowPositions, 64 * kept.length) && !observer.broken; i++) {
+  for (let i = 0; i < Math.min(budget.rowPositions, 64 * kept.length) && !lost(input); i++) {
     if (input.signal.aborted) break;
     const { prompt, decoding, tokens, rows } = kept[i % kept.length]!;
     const at = random.below(rows.length);
     const text = { name: `${prompt.name}+${at}`, ids: [...prompt.ids, ...tokens.slice(0, at)] };
-    const again = await observer.run(plain, text, { ...decoding, maxTokens: 1 }, 'row');
+    const again = await yardstick.run(plain, text, { ...decoding, maxTokens: 1 }, 'row');
     const first = again.rounds[0] === undefined ? null : rowsOf(again.rounds[0], plain.card.vocabSize);
     if (first === null || typeof first === 'string') break;
     rowsFromPlain += 1;
     const { temperature, topP, topK } = decoding;
     if (temperature !== 1 || topP !== 1 || topK !== 0) {
       // Both modes may mistake the filters in the same way; the row without them cannot.
-      const bare = await observer.run(
+      const bare = await yardstick.run(
         plain,
         text,
         { ...decoding, temperature: 1, topP: 1, topK: 0, maxTokens: 1 },
@@ -475,8 +478,8 @@ async function checkRows(input: LosslessInput, kept: readonly Sampled[], texts: 
   }
   let scored = 0;
   for (const { session, prompt, tokens, probabilities } of texts) {
-    if (observer.broken || input.signal.aborted) break;
-    const score = await observer.mayRefuse('score', 'score', () => plain.score(prompt.ids, tokens));
+    if (lost(input) || input.signal.aborted) break;
+    const score = await yardstick.mayRefuse('score', 'score', () => plain.score(prompt.ids, tokens));
     if (score?.logprobs?.length !== tokens.length) break;
     for (const [i, logprob] of score.logprobs.entries()) {
       scored += 1;
@@ -512,7 +515,7 @@ function distance(a: Float64Array, b: Float64Array): number {
 }
 
 async function twoSample(input: LosslessInput, overdue: () => boolean): Promise<LosslessOutcome> {
-  const { engine, plain, observer, budget, signal } = input;
+  const { engine, plain, observer, yardstick, budget, signal } = input;
   const process = new TwoSampleProcess(engine.card.vocabSize);
   process.mixture.resume(input.earlier['two samples'] ?? {});
   const threshold = Math.log(1 / budget.alpha);
@@ -520,15 +523,20 @@ async function twoSample(input: LosslessInput, overdue: () => boolean): Promise<
   let sessions = 0;
   let capped = false;
   for (let i = 0; sessions < budget.twoSampleSessions; i++) {
-    if (signal.aborted || observer.broken || process.mixture.logSup >= threshold) break;
+    if (signal.aborted || lost(input) || process.mixture.logSup >= threshold) break;
     capped = overdue();
     if (capped) break;
     // Few prompts: the deeper a context, the more often it must be met.
     const prompt = input.prompts[i % Math.min(2, input.prompts.length)]!;
     const outputs: [number[][], number[][]] = [[], []];
-    for (let repeat = 0; repeat < batch && !observer.broken; repeat++) {
-      for (const [arm, side] of [plain, engine].entries()) {
-        const run = await observer.run(side, prompt, input.decoding({ maxTokens: budget.twoSampleTokens }), 'law');
+    for (let repeat = 0; repeat < batch && !lost(input); repeat++) {
+      for (const [arm, [side, watch]] of (
+        [
+          [plain, yardstick],
+          [engine, observer],
+        ] as const
+      ).entries()) {
+        const run = await watch.run(side, prompt, input.decoding({ maxTokens: budget.twoSampleTokens }), 'law');
         if (run.fault === null) outputs[arm]!.push([...run.tokens]);
       }
     }
@@ -542,7 +550,8 @@ async function twoSample(input: LosslessInput, overdue: () => boolean): Promise<
     n: process.pairs,
     of: 'pairs of tokens',
     logE: logSup,
-  };
+    restsOnPlain: true,
+  } as const;
   const wealth = `e-value ${power10(logSup)} after ${process.pairs} pairs in ${process.contexts} contexts of ${sessions} sessions a mode (refuted from ${power10(threshold)})`;
   const earnings = { 'two samples': process.mixture.earnings() };
   if (logSup >= threshold)

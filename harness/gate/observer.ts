@@ -73,8 +73,16 @@ export class Observer {
   tokens = 0;
   readonly #stepMs: number;
 
-  constructor(stepMs: number) {
+  readonly #of: 'engine' | 'baseline';
+
+  constructor(stepMs: number, of: 'engine' | 'baseline' = 'engine') {
     this.#stepMs = stepMs;
+    this.#of = of;
+  }
+
+  /** What the machine lacks ends the gate; where a baseline lacks it, that is one more way for it to fail. */
+  #ends(error: unknown): boolean {
+    return this.#of === 'engine' && nameOf(error) === 'EnvironmentError';
   }
 
   /** Whether there is any use in asking on. */
@@ -82,14 +90,14 @@ export class Observer {
     return this.faults.length >= MOST_FAULTS || this.faults.some((fault) => FINAL.includes(fault.kind));
   }
 
-  /** Runs a session to its end. Rejects only with an EnvironmentError, or an InputError of open(). */
+  /** Runs a session to its end. Rejects only with an EnvironmentError of an engine that is no baseline, or an InputError of open(). */
   async run(engine: Engine, prompt: GatePrompt, decoding: Decoding, label: string): Promise<Observed> {
     const session = `${label}/${prompt.name}/seed ${decoding.seed}`;
     let opened: Session;
     try {
       opened = checkedSession(await within(this.#stepMs, 'open', async () => engine.open(prompt.ids, decoding)));
     } catch (error) {
-      if (['EnvironmentError', 'InputError'].includes(nameOf(error) ?? '')) throw error;
+      if (this.#ends(error) || nameOf(error) === 'InputError') throw error;
       return { session, rounds: [], tokens: [], echo: undefined, fault: this.#fault(session, error) };
     }
     const observed = await this.finish(engine, opened, prompt, decoding, session, []);
@@ -126,7 +134,7 @@ export class Observer {
         rows.push(row);
         rounds.push(round);
       } catch (error) {
-        if (nameOf(error) === 'EnvironmentError') throw error;
+        if (this.#ends(error)) throw error;
         fault = this.#fault(session, error);
         break;
       }
@@ -161,7 +169,7 @@ export class Observer {
     try {
       return await within(this.#stepMs, what, call);
     } catch (error) {
-      if (nameOf(error) === 'EnvironmentError') throw error;
+      if (this.#ends(error)) throw error;
       this.#fault(session, error);
       return null;
     }
@@ -177,6 +185,17 @@ export class Observer {
     this.faults.push(fault);
     return fault;
   }
+}
+
+export interface Observers {
+  readonly observer: Observer;
+  /** Watches plain decoding: the same observer where that is the engine's own plain mode, one of its own for a baseline. */
+  readonly yardstick: Observer;
+}
+
+/** No use in comparing on: the engine is broken, or the baseline failed, after which nothing that was held against it counts. */
+export function lost({ observer, yardstick }: Observers): boolean {
+  return observer.broken || (yardstick !== observer && yardstick.faults.length > 0);
 }
 
 function books(

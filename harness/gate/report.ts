@@ -1,5 +1,5 @@
 /** A gate's result as other tools read it: JUnit XML, Markdown, workflow annotations, and plain lines for a person. */
-import type { Check, GateResult } from './result.ts';
+import { type GateResult, isRefuting } from './result.ts';
 
 /** Code points that XML 1.0 forbids even as character references, lone surrogates among them. */
 function xmlSafe(text: string): string {
@@ -18,24 +18,20 @@ function xmlSafe(text: string): string {
   return out.replace(/[<>&"']/g, (c) => `&#${c.charCodeAt(0)};`);
 }
 
-function failed(check: Check): boolean {
-  return check.outcome === 'refuted' || check.outcome === 'internally inconsistent';
-}
-
 /** One test case a check; what could not be tested or decided is skipped with its reason, never passed. */
 export function junit(results: readonly GateResult[]): string {
   const suites = results.map((result) => {
     const cases = result.checks.map((check) => {
       const text = `${check.outcome}: ${check.evidence}`;
-      const body = failed(check)
+      const body = isRefuting(check)
         ? `<failure type="${xmlSafe(check.outcome)}" message="${xmlSafe(text)}"/>`
         : check.outcome === 'consistent'
           ? `<system-out>${xmlSafe(`${text}\nWould have caught: ${check.wouldHaveCaught ?? 'nothing said'}`)}</system-out>`
           : `<skipped message="${xmlSafe(text)}"/>`;
       return `    <testcase classname="${xmlSafe(`kilotoken.${result.gate}`)}" name="${xmlSafe(`${check.id}: ${check.question}`)}">${body}</testcase>`;
     });
-    const failures = result.checks.filter(failed).length;
-    const skipped = result.checks.filter((check) => !failed(check) && check.outcome !== 'consistent').length;
+    const failures = result.checks.filter(isRefuting).length;
+    const skipped = result.checks.filter((check) => !isRefuting(check) && check.outcome !== 'consistent').length;
     const name = `kilotoken verify ${result.subject}, rule ${result.card?.rule ?? 'unknown'}: ${result.verdict}`;
     return `  <testsuite name="${xmlSafe(name)}" tests="${cases.length}" failures="${failures}" errors="0" skipped="${skipped}" time="${result.seconds}">\n${cases.join('\n')}\n  </testsuite>`;
   });
@@ -65,10 +61,10 @@ export function annotations(result: GateResult): string[] {
   const data = (text: string): string => text.replace(/%/g, '%25').replace(/\r/g, '%0D').replace(/\n/g, '%0A');
   const property = (text: string): string => data(text).replace(/:/g, '%3A').replace(/,/g, '%2C');
   return result.checks
-    .filter((check) => failed(check) || check.outcome === 'inconclusive')
+    .filter((check) => isRefuting(check) || check.outcome === 'inconclusive')
     .map(
       (check) =>
-        `::${failed(check) ? 'error' : 'warning'} title=${property(`kilotoken ${check.id}: ${check.outcome}`)}::${data(check.evidence)}`,
+        `::${isRefuting(check) ? 'error' : 'warning'} title=${property(`kilotoken ${check.id}: ${check.outcome}`)}::${data(check.evidence)}`,
     );
 }
 

@@ -19,6 +19,8 @@ export interface Check {
   readonly logE: number | null;
   /** Part of the losslessness question: without one such check concluded, nothing was learned of it. */
   readonly decisive: boolean;
+  /** Holds the engine against its plain mode or the baseline: where a baseline failed, this refutes nothing. */
+  readonly restsOnPlain?: true;
 }
 
 export interface GateResult {
@@ -39,9 +41,13 @@ export interface GateResult {
   readonly seconds: number;
 }
 
+export function isRefuting({ outcome }: Check): boolean {
+  return outcome === 'refuted' || outcome === 'internally inconsistent';
+}
+
 export function verdictOf(checks: readonly Check[], interrupted: boolean): GateResult['verdict'] {
   const outcomes = checks.map((check) => check.outcome);
-  if (outcomes.includes('refuted') || outcomes.includes('internally inconsistent')) return 'refuted';
+  if (checks.some(isRefuting)) return 'refuted';
   if (interrupted) return 'interrupted';
   const decided = checks.some((check) => check.decisive && check.outcome === 'consistent');
   return outcomes.includes('inconclusive') || !decided ? 'inconclusive' : 'passed';

@@ -42,6 +42,7 @@ import {
 import { oracleSource } from './oracle-engine.ts';
 import {
   type CleanRow,
+  gateOf,
   isGate,
   type Layer,
   type Look,
@@ -152,11 +153,6 @@ async function rowOf({ id, title, steps, control, note }: Case): Promise<MutantR
   const absent = looks.some(({ outcome }) => outcome === 'not run');
   const outcome = killed ? 'killed' : absent ? 'not run' : 'survived';
   return { ...base, outcome, note: looks.length === 0 ? 'nothing here can show it' : note };
-}
-
-function gateOf(looks: readonly Look[]): MutantRow['gate'] {
-  const outcomes = looks.filter(({ layer }) => isGate(layer)).map(({ outcome }) => outcome);
-  return (['killed', 'not seen', 'not run'] as const).find((outcome) => outcomes.includes(outcome)) ?? 'none';
 }
 
 /** A control must be kept by every law of what is emitted, and seen by the acceptance. */

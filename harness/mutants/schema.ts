@@ -63,6 +63,12 @@ export const MutantRow = z.strictObject({
 });
 export type MutantRow = z.infer<typeof MutantRow>;
 
+/** What the pull-request gate alone came to. */
+export function gateOf(looks: readonly Pick<Look, 'layer' | 'outcome'>[]): MutantRow['gate'] {
+  const outcomes = looks.filter(({ layer }) => isGate(layer)).map(({ outcome }) => outcome);
+  return (['killed', 'not seen', 'not run'] as const).find((outcome) => outcomes.includes(outcome)) ?? 'none';
+}
+
 export const CleanRow = z.strictObject({
   layer: Layer,
   holds: z.boolean().describe('what has no defect passes; if not, kills of this layer mean nothing'),

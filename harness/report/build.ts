@@ -3,7 +3,7 @@
  * its directory are judged by this same function.
  */
 import type { StoredRun } from '../bundle/reader.ts';
-import { VERDICTS_SCHEMA_ID, type Verdicts } from '../bundle/rows.ts';
+import { type Manifest, VERDICTS_SCHEMA_ID, type Verdicts } from '../bundle/rows.ts';
 import { isSegment } from '../measure/cells.ts';
 import { answerClaims } from './claims.ts';
 import { acceptanceRow, scenariosOf, speedRows } from './figures.ts';
@@ -99,6 +99,7 @@ function notPublishableBecause(run: StoredRun, verdicts: readonly Verdict[]): st
   const { manifest } = run;
   const reasons: string[] = [];
   if (manifest.status !== 'complete') reasons.push(`the run is ${manifest.status}`);
+  if (isQuick(manifest)) reasons.push('it is a quick look: run the audit again without --quick');
   if (manifest.dirty) reasons.push('the code had uncommitted changes');
   if (manifest.commit === 'unknown') reasons.push('the commit is unknown');
   for (const [name, card] of Object.entries(manifest.engines)) {
@@ -113,4 +114,9 @@ function notPublishableBecause(run: StoredRun, verdicts: readonly Verdict[]): st
     if (verdict.outcome === 'internally inconsistent') reasons.push(`the rows contradict themselves (${verdict.id})`);
   }
   return reasons;
+}
+
+/** Plans said nothing of it at first; the command that was recorded does. */
+function isQuick({ plan, command }: Manifest): boolean {
+  return plan.quick === true || command.split(' ').includes('--quick');
 }

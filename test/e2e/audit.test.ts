@@ -72,6 +72,9 @@ describe('audit', () => {
     expect(report.claims.length).toBeGreaterThan(10);
     expect(report.claims.map((claim) => claim.outcome)).not.toContain('consistent');
     expect(report.acceptance.find((row) => row.scenario === 'coding')!.published!.value).toBe(6.3);
+    const published = await kilotoken(['publish', join(scratch, 'whole'), '--to', join(scratch, 'record')]);
+    expect(published.code).toBe(2);
+    expect(onlyLine(published)).toMatch(/cannot be published: it is a quick look: run the audit again without --quick/);
 
     // The page says the very figures of the report.
     const page = run('page/index.html');

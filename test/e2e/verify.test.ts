@@ -9,6 +9,20 @@ import { kilotoken, onlyLine, ROOT } from './cli.ts';
 vi.setConfig({ testTimeout: 600_000 });
 
 const TOY = `cmd:python3 ${join(ROOT, 'examples/engine_toy.py')}`;
+/** Runs the script that is its second argument; the process ends instead of giving more answers than the first says. */
+const DYING = `
+import builtins, os, runpy, sys
+left, say = int(sys.argv[1]), print
+def counted(*words, **how):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(1)
+    say(*words, **how)
+builtins.print = counted
+sys.argv = [sys.argv[2]]
+runpy.run_path(sys.argv[0], run_name='__main__')
+`;
 let scratch: string;
 beforeAll(async () => {
   scratch = mkdtempSync(join(tmpdir(), 'kilotoken-verify-'));
@@ -38,6 +52,19 @@ describe('verify', () => {
     expect(readFileSync(xml, 'utf8')).toContain('<failure ');
     expect(done.stderr).toMatch(/^::error title=kilotoken law emission/m);
     expect(done.stdout).toMatch(/^refuted: /m);
+  });
+
+  it('blames no engine for a baseline that dies midway, and a baseline for no engine that does', async () => {
+    const wrapper = join(scratch, 'dying.py');
+    writeFileSync(wrapper, DYING);
+    const dying = (answers: number): string =>
+      `cmd:python3 ${wrapper} ${answers} ${join(ROOT, 'examples/engine_toy.py')}`;
+    const spared = await verify('--engine', TOY, '--tokens', '1500', '--baseline', dying(30));
+    expect([spared.code, spared.stdout]).toEqual([3, '']);
+    expect(spared.stderr).toMatch(/^error: the baseline cmd:.* failed: plain\/.*: died: /m);
+    const refuted = await verify('--engine', dying(100), '--tokens', '1500', '--baseline', TOY);
+    expect(refuted.code).toBe(1);
+    expect(refuted.stdout).toMatch(/^refuted +sessions /m);
   });
 
   it('holds an engine to what an earlier run measured, and to the state its record had', async () => {

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { checkBundle } from '../../../harness/bundle/check/check.ts';
+import { mergeShards } from '../../../harness/bundle/merge.ts';
 import { publishRun } from '../../../harness/bundle/publish.ts';
 import { signBundle } from '../../../harness/bundle/sign.ts';
 import type { Engine } from '../../../harness/engine.ts';
@@ -56,6 +57,32 @@ describe('publish', () => {
     const shard = join(scratch, 'shard');
     await scriptedAudit({ directory: shard, ...SMALL, change: real, input: { shard: { index: 1, of: 2 } } });
     await expect(publishRun(shard, record)).rejects.toThrow(/is one shard of a run/);
+    expect(existsSync(record)).toBe(false);
+  });
+
+  it('refuses a quick look, in one piece, merged from shards or of a plan that does not say so yet', async () => {
+    const record = join(scratch, 'quick-record');
+    const because = /cannot be published: it is a quick look: run the audit again without --quick$/;
+    const quick = { ...SMALL, plan: { ...SMALL.plan, quick: true as const }, change: real };
+    const refused = async (name: string): Promise<void> =>
+      expect(publishRun(join(scratch, name), record)).rejects.toMatchObject({
+        name: 'InputError',
+        message: expect.stringMatching(because),
+      });
+    await scriptedAudit({ directory: join(scratch, 'quick'), ...quick });
+    await refused('quick');
+
+    const shards = [1, 2].map((index) => join(scratch, `quick-${index}`));
+    for (const [i, directory] of shards.entries())
+      await scriptedAudit({ directory, ...quick, input: { shard: { index: i + 1, of: 2 } } });
+    await mergeShards(shards, join(scratch, 'quick-merged'), 'kilotoken merge');
+    await refused('quick-merged');
+
+    cpSync(run, join(scratch, 'quick-once'), { recursive: true });
+    editDocument<{ command: string }>(join(scratch, 'quick-once'), 'manifest.json', (manifest) => {
+      manifest.command = 'kilotoken audit --quick --out runs/a';
+    });
+    await refused('quick-once');
     expect(existsSync(record)).toBe(false);
   });
 });

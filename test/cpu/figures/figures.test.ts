@@ -325,15 +325,16 @@ describe('numbers of prose', () => {
   it('agree at the precision in which they are written', () => {
     expect([6.85, 6.849, 6.94].map((value) => agrees('6.9', value))).toEqual([true, false, true]);
     expect([2.5, 3.49, 3.51].map((value) => agrees('three', value))).toEqual([true, true, false]);
+    expect([18, 19].map((value) => agrees('Eighteen', value))).toEqual([true, false]);
     expect([109240, 109241].map((value) => agrees('109,240', value))).toEqual([true, false]);
   });
 
   it('are written as they were', () => {
-    expect([written(1234.56, '9.1'), written(1234.56, '9,000'), written(7.1, 'Four'), written(13, 'four')]).toEqual([
+    expect([written(1234.56, '9.1'), written(1234.56, '9,000'), written(18, 'Four'), written(21, 'four')]).toEqual([
       '1234.6',
       '1,235',
-      'seven',
-      '13',
+      'eighteen',
+      '21',
     ]);
   });
 
